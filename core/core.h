@@ -38,6 +38,12 @@ struct silo_host {
 	enum silo_level level;
 };
 
+struct settings;
+/* The level of a component, from [silo] log. */
+enum silo_level log_level_for (const struct settings *settings, const char *name);
+/* Is every word of [silo] log a level or COMPONENT=LEVEL? */
+int log_check (const struct settings *settings, struct silo_error *err);
+
 /* -- config.c: silo.ini, parsed but not yet understood [any] ------------- */
 
 struct config_key {
@@ -104,19 +110,19 @@ struct settings {
 	const char *const *rootfs;
 	const char *const *container;
 	const char *const *log;
-	const char *runner;	  /* folder with runner.py and cloudpickle, bound into containers */
-	int64_t max_workers;	  /* 0: twice the processors, at least 4 */
-	int64_t max_queue;	  /* tasks that wait or run before new ones are refused */
+	const char *runner;       /* folder with runner.py and cloudpickle, bound into containers */
+	int64_t max_workers;      /* 0: twice the processors, at least 4 */
+	int64_t max_queue;        /* tasks that wait or run before new ones are refused */
 	int64_t scaledown_window; /* ms a worker stays after its last task */
-	int64_t timeout;	  /* ms per attempt when the caller says nothing */
+	int64_t timeout;          /* ms per attempt when the caller says nothing */
 	int64_t startup_timeout;  /* ms from container start to the runner's first request */
-	int64_t kill_grace;	  /* ms between TERM and KILL */
-	int64_t drain;		  /* ms that tasks may still run after SIGTERM */
-	int64_t output_limit;	  /* bytes of each output stream kept with a task */
-	int64_t memory;		  /* bytes per container */
-	int64_t cpu;		  /* thousandths of a processor per container; 0: no limit */
-	int64_t pids;		  /* processes per container */
-	int64_t upper_size;	  /* bytes a container may write to its root */
+	int64_t kill_grace;       /* ms between TERM and KILL */
+	int64_t drain;            /* ms that tasks may still run after SIGTERM */
+	int64_t output_limit;     /* bytes of each output stream kept with a task */
+	int64_t memory;           /* bytes per container */
+	int64_t cpu;              /* thousandths of a processor per container; 0: no limit */
+	int64_t pids;             /* processes per container */
+	int64_t upper_size;       /* bytes a container may write to its root */
 };
 
 extern const struct silo_option settings_table[];
@@ -130,7 +136,7 @@ void settings_free (struct settings *settings);
 /* A loaded and checked plugin; lives as long as the process. */
 struct plugin {
 	struct silo_plugin head; /* padded to today's size */
-	void *ops;		 /* the kind's table, padded likewise */
+	void *ops;               /* the kind's table, padded likewise */
 	char *path;
 };
 
@@ -160,13 +166,13 @@ struct silo_instance {
 
 /* Call operation `op` of an instance's table: instance_call (i, storage, task_get, id, ...). */
 #define instance_ops(instance, type) ((const struct silo_##type##_ops *) (instance)->plugin->ops)
-#define instance_call(instance, type, op, ...)                                                     \
-	({                                                                                         \
-		struct silo_instance *i_ = (instance);                                             \
-		instance_enter (i_);                                                               \
-		int r_ = instance_ops (i_, type)->op (i_->self, ##__VA_ARGS__);                    \
-		instance_leave (i_);                                                               \
-		r_;                                                                                \
+#define instance_call(instance, type, op, ...)                                  \
+	({                                                                      \
+		struct silo_instance *i_ = (instance);                          \
+		instance_enter (i_);                                            \
+		int r_ = instance_ops (i_, type)->op (i_->self, ##__VA_ARGS__); \
+		instance_leave (i_);                                            \
+		r_;                                                             \
 	})
 void instance_enter (struct silo_instance *instance);
 void instance_leave (struct silo_instance *instance);
@@ -224,8 +230,8 @@ struct import_progress {
  * image_default_name).  Nothing is changed when it fails.  *ret is the stored record;
  * *ret_known: the same contents were known already. */
 int image_index (struct core *core, const struct silo_image_source *source, const char *name,
-		 const struct import_progress *progress, struct image_copy **ret,
-		 bool *ret_known, struct silo_error *err);
+		 const struct import_progress *progress, struct image_copy **ret, bool *ret_known,
+		 struct silo_error *err);
 /* "docker://host:5000/a/python:3.11" -> "a/python:3.11", "python" -> "python:latest",
  * "dir:/x/tree" -> "tree:latest"; malloc'ed. */
 int image_default_name (const char *reference, char **ret, struct silo_error *err);
@@ -236,7 +242,6 @@ int image_remove (struct core *core, const char *name, struct silo_error *err);
 /* Absolute path of the metadata file of an image. */
 int image_meta_path (struct core *core, const struct silo_image *image, char *ret, size_t size,
 		     struct silo_error *err);
-
 
 /* -- loop.c: epoll, timers, posts -------------------------------------------- */
 
@@ -261,8 +266,8 @@ struct loop_io {
 int loop_new (struct loop **ret, struct silo_error *err);
 void loop_free (struct loop *loop);
 int loop_run (struct loop *loop, struct silo_error *err); /* until loop_quit */
-void loop_quit (struct loop *loop);			  /* [loop] */
-bool loop_here (struct loop *loop);			  /* [any] on the loop thread? */
+void loop_quit (struct loop *loop);                       /* [loop] */
+bool loop_here (struct loop *loop);                       /* [any] on the loop thread? */
 /* [any] Run fn (arg) on the loop, in order of posting.  `post` is owned by the caller until
  * fn runs; embedding it in what is posted means that posting cannot fail. */
 struct loop_post {

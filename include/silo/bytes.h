@@ -31,7 +31,10 @@ struct silo_buf {
 	size_t max;
 };
 
-#define SILO_BUF(max_bytes) { NULL, 0, 0, (max_bytes) }
+#define SILO_BUF(max_bytes)             \
+	{                               \
+		NULL, 0, 0, (max_bytes) \
+	}
 
 SILO_API int silo_buf_add (struct silo_buf *buf, const void *data, size_t len,
 			   struct silo_error *err);

@@ -25,24 +25,24 @@ extern "C" {
 struct silo_bind {
 	const char *source; /* absolute, on the host */
 	const char *target; /* absolute, in the container; made if missing */
-	bool writable;	    /* else read-only, nosuid, nodev */
+	bool writable;      /* else read-only, nosuid, nodev */
 };
 
 struct silo_container_spec {
-	const char *id;		 /* [a-z0-9-]{1,64}, unique among live containers */
-	const char *rootfs;	 /* absolute path of the mounted root */
-	bool readonly;		 /* mount the root read-only */
+	const char *id;          /* [a-z0-9-]{1,64}, unique among live containers */
+	const char *rootfs;      /* absolute path of the mounted root */
+	bool readonly;           /* mount the root read-only */
 	const char *const *argv; /* argv[0] is an absolute path in the container, or searched
 				  * in the PATH of env */
-	const char *const *env;	 /* "A=b", NULL-terminated: all of its environment */
-	const char *cwd;	 /* absolute, in the container; made if missing */
+	const char *const *env;  /* "A=b", NULL-terminated: all of its environment */
+	const char *cwd;         /* absolute, in the container; made if missing */
 	uint32_t uid, gid;
 	const char *hostname;
 	const struct silo_bind *binds;
 	size_t n_binds;
 	int64_t memory; /* bytes; 0: no limit */
-	int64_t cpu;	/* thousandths of a processor; 0: no limit */
-	int64_t pids;	/* processes and threads; 0: no limit */
+	int64_t cpu;    /* thousandths of a processor; 0: no limit */
+	int64_t pids;   /* processes and threads; 0: no limit */
 };
 
 typedef int silo_container_fn (void *arg, const char *id);
@@ -54,8 +54,8 @@ struct silo_container_ops {
 	 * process in *ret lives as long as the container and ends with its status (0..255, or
 	 * 128 + signal).  A container that could not be started may show only as a process
 	 * that ends with a message on stderr. */
-	int (*start) (void *self, const struct silo_container_spec *spec,
-		      struct silo_process *ret, struct silo_error *err);
+	int (*start) (void *self, const struct silo_container_spec *spec, struct silo_process *ret,
+		      struct silo_error *err);
 	/* required: send a signal to its first process.  SILO_NOTFOUND when it is gone. */
 	int (*kill) (void *self, const char *id, int sig, struct silo_error *err);
 	/* required: end it if it lives (SIGKILL) and remove everything of it: processes,

@@ -68,8 +68,8 @@ SILO_API int silo_content_open (struct silo_instance *content, const struct silo
 SILO_API int silo_content_add (struct silo_instance *content, int fd,
 			       struct silo_digest *ret_digest, int64_t *ret_size,
 			       struct silo_error *err);
-SILO_API int silo_content_remove (struct silo_instance *content,
-				  const struct silo_digest *digest, struct silo_error *err);
+SILO_API int silo_content_remove (struct silo_instance *content, const struct silo_digest *digest,
+				  struct silo_error *err);
 SILO_API int silo_content_each (struct silo_instance *content, silo_object_fn *fn, void *arg,
 				struct silo_error *err);
 /* NULL when the store has no such folder. */

@@ -16,10 +16,10 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__)
-#define SILO_API __attribute__ ((visibility ("default")))
+#define SILO_API          __attribute__ ((visibility ("default")))
 #define SILO_PRINTF(f, a) __attribute__ ((format (printf, f, a)))
-#define SILO_CLEANUP(fn) __attribute__ ((cleanup (fn)))
-#define SILO_UNUSED __attribute__ ((unused))
+#define SILO_CLEANUP(fn)  __attribute__ ((cleanup (fn)))
+#define SILO_UNUSED       __attribute__ ((unused))
 #else
 #define SILO_API
 #define SILO_PRINTF(f, a)
@@ -31,21 +31,21 @@ extern "C" {
  * transport maps them without a table. */
 enum silo_code {
 	SILO_OK = 0,
-	SILO_CANCELLED = -1,	    /* the caller gave up */
-	SILO_UNKNOWN = -2,	    /* user code raised */
-	SILO_INVALID = -3,	    /* the request is wrong, whatever the state */
-	SILO_TIMEOUT = -4,	    /* a deadline passed */
-	SILO_NOTFOUND = -5,	    /* the named thing does not exist */
-	SILO_EXISTS = -6,	    /* it exists already, or has an outcome already */
-	SILO_DENIED = -7,	    /* the caller is known and may not */
-	SILO_EXHAUSTED = -8,	    /* a limit, memory, disk or descriptors */
-	SILO_PRECONDITION = -9,	    /* right request, wrong state; fix the state first */
-	SILO_ABORTED = -10,	    /* lost a race; may be tried again */
-	SILO_RANGE = -11,	    /* past the end */
+	SILO_CANCELLED = -1,        /* the caller gave up */
+	SILO_UNKNOWN = -2,          /* user code raised */
+	SILO_INVALID = -3,          /* the request is wrong, whatever the state */
+	SILO_TIMEOUT = -4,          /* a deadline passed */
+	SILO_NOTFOUND = -5,         /* the named thing does not exist */
+	SILO_EXISTS = -6,           /* it exists already, or has an outcome already */
+	SILO_DENIED = -7,           /* the caller is known and may not */
+	SILO_EXHAUSTED = -8,        /* a limit, memory, disk or descriptors */
+	SILO_PRECONDITION = -9,     /* right request, wrong state; fix the state first */
+	SILO_ABORTED = -10,         /* lost a race; may be tried again */
+	SILO_RANGE = -11,           /* past the end */
 	SILO_UNIMPLEMENTED = -12,   /* this build, plugin or machine cannot */
-	SILO_INTERNAL = -13,	    /* a broken promise of our own or of a tool */
-	SILO_UNAVAILABLE = -14,	    /* not now; trying later makes sense */
-	SILO_DATALOSS = -15,	    /* stored bytes are damaged */
+	SILO_INTERNAL = -13,        /* a broken promise of our own or of a tool */
+	SILO_UNAVAILABLE = -14,     /* not now; trying later makes sense */
+	SILO_DATALOSS = -15,        /* stored bytes are damaged */
 	SILO_UNAUTHENTICATED = -16, /* no key, or a wrong one */
 };
 

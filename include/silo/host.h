@@ -33,12 +33,12 @@ SILO_API const char *silo_host_name (struct silo_host *host);
  * only descriptors 0, 1 and 2 are open. */
 struct silo_spawn {
 	const char *const *argv; /* argv[0] is searched in PATH unless it holds a slash */
-	const char *const *env;	 /* NULL: the daemon's own environment */
-	const char *cwd;	 /* NULL: "/" */
-	int in;			 /* descriptor to become stdin; -1: /dev/null.  Never closed here */
-	bool out;		 /* make a pipe for stdout, else /dev/null */
-	bool err;		 /* make a pipe for stderr, else /dev/null */
-	bool session;		 /* give it a session of its own (setsid) */
+	const char *const *env;  /* NULL: the daemon's own environment */
+	const char *cwd;         /* NULL: "/" */
+	int in;                  /* descriptor to become stdin; -1: /dev/null.  Never closed here */
+	bool out;                /* make a pipe for stdout, else /dev/null */
+	bool err;                /* make a pipe for stderr, else /dev/null */
+	bool session;            /* give it a session of its own (setsid) */
 };
 
 /* A started process.  pidfd becomes readable when it ends; whoever holds the

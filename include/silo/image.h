@@ -31,7 +31,7 @@ enum silo_entry_type {
 	SILO_ENTRY_BLOCK = 6,
 	SILO_ENTRY_FIFO = 7,
 	SILO_ENTRY_WHITEOUT = 8, /* remove `path` of the layers below */
-	SILO_ENTRY_OPAQUE = 9,	 /* hide all that the layers below have in folder `path` */
+	SILO_ENTRY_OPAQUE = 9,   /* hide all that the layers below have in folder `path` */
 };
 
 struct silo_xattr {
@@ -46,7 +46,7 @@ struct silo_entry {
 	enum silo_entry_type type;
 	const char *path;
 	const char *target; /* SYMLINK, HARDLINK */
-	uint32_t mode;	    /* permission bits, 07777 */
+	uint32_t mode;      /* permission bits, 07777 */
 	uint32_t uid, gid;
 	int64_t mtime; /* seconds, may be negative */
 	uint32_t mtime_nsec;

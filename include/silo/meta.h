@@ -29,7 +29,7 @@ struct silo_meta_inode {
 	uint64_t size; /* regular files: bytes; symlinks: length of the target */
 	int64_t mtime;
 	uint32_t mtime_nsec;
-	bool has_object;	   /* a regular file with bytes: `object` names them */
+	bool has_object;           /* a regular file with bytes: `object` names them */
 	struct silo_digest object; /* else all zero */
 };
 
@@ -51,8 +51,8 @@ typedef int silo_meta_dirent_fn (void *arg, const char *name, size_t name_len, u
 SILO_API int silo_meta_readdir (const struct silo_meta *meta, uint64_t dir, uint64_t from,
 				silo_meta_dirent_fn *fn, void *arg, struct silo_error *err);
 /* Borrowed; not terminated. */
-SILO_API int silo_meta_readlink (const struct silo_meta *meta, uint64_t ino,
-				 struct silo_bytes *ret, struct silo_error *err);
+SILO_API int silo_meta_readlink (const struct silo_meta *meta, uint64_t ino, struct silo_bytes *ret,
+				 struct silo_error *err);
 /* The image's own extended attributes, full names ("security.capability"); those that the
  * format itself needs are hidden.  `name` is terminated. */
 typedef int silo_meta_xattr_fn (void *arg, const char *name, struct silo_bytes value);

@@ -61,42 +61,42 @@ enum silo_plugin_flags {
 
 /* How an option is written in silo.ini and what the core puts at `offset`. */
 enum silo_option_type {
-	SILO_STRING = 1,   /* const char *, UTF-8, never NULL */
-	SILO_PATH = 2,	   /* const char *, absolute: relative ones start at the state folder;
+	SILO_STRING = 1, /* const char *, UTF-8, never NULL */
+	SILO_PATH = 2,   /* const char *, absolute: relative ones start at the state folder;
 			    * "" stays "" */
-	SILO_BOOL = 3,	   /* bool: true false yes no on off 1 0 */
-	SILO_INT = 4,	   /* int64_t, within min..max */
-	SILO_SIZE = 5,	   /* int64_t bytes: 512, 64K, 8M, 1G, 2T (powers of 1024), within min..max */
+	SILO_BOOL = 3,   /* bool: true false yes no on off 1 0 */
+	SILO_INT = 4,    /* int64_t, within min..max */
+	SILO_SIZE = 5,   /* int64_t bytes: 512, 64K, 8M, 1G, 2T (powers of 1024), within min..max */
 	SILO_DURATION = 6, /* int64_t milliseconds: 500ms, 10s, 5m, 2h, 7d, within min..max */
-	SILO_LIST = 7,	   /* const char *const *, NULL-terminated, split at white space */
+	SILO_LIST = 7,     /* const char *const *, NULL-terminated, split at white space */
 	SILO_CHOICE = 8,   /* int64_t: index into choices */
 	SILO_SECRET = 9,   /* const char *: the text, or file:PATH (first line is taken), or
 			    * env:NAME; never printed */
-	SILO_USE = 10,	   /* struct silo_instance *: the instance named, of `use_kind`; "" = NULL;
+	SILO_USE = 10,     /* struct silo_instance *: the instance named, of `use_kind`; "" = NULL;
 			    * started before this one and stopped after it */
 };
 
 struct silo_option {
 	const char *name; /* NULL ends the table */
 	enum silo_option_type type;
-	uint32_t offset;      /* of the field in the instance */
-	const char *def;      /* default as text; NULL: the key must be given */
-	int64_t min, max;     /* INT, SIZE, DURATION; both 0: any value >= 0 */
-	const char *choices;  /* CHOICE: "tmpfs disk none" */
-	int use_kind;	      /* USE: enum silo_kind */
-	const char *help;     /* one line, what and in which unit */
+	uint32_t offset;     /* of the field in the instance */
+	const char *def;     /* default as text; NULL: the key must be given */
+	int64_t min, max;    /* INT, SIZE, DURATION; both 0: any value >= 0 */
+	const char *choices; /* CHOICE: "tmpfs disk none" */
+	int use_kind;        /* USE: enum silo_kind */
+	const char *help;    /* one line, what and in which unit */
 };
 
 struct silo_host;
 struct silo_instance;
 
 struct silo_plugin {
-	uint32_t abi;	      /* SILO_ABI */
-	uint32_t size;	      /* sizeof (struct silo_plugin) */
+	uint32_t abi;         /* SILO_ABI */
+	uint32_t size;        /* sizeof (struct silo_plugin) */
 	uint32_t ops_size;    /* sizeof of the kind's table */
 	uint32_t option_size; /* sizeof (struct silo_option) */
-	uint32_t kind;	      /* enum silo_kind */
-	uint32_t flags;	      /* enum silo_plugin_flags */
+	uint32_t kind;        /* enum silo_kind */
+	uint32_t flags;       /* enum silo_plugin_flags */
 	const void *ops;      /* the kind's table */
 	const char *name;     /* as in silo.ini: "sqlite" */
 	const char *version;
@@ -118,7 +118,7 @@ struct silo_image_ops;
 struct silo_rootfs_ops;
 struct silo_container_ops;
 
-#define SILO_KIND_OF(table)                                                                        \
+#define SILO_KIND_OF(table) \
 	_Generic (&(table), const struct silo_transport_ops *                                      \
 		  : SILO_KIND_TRANSPORT, const struct silo_storage_ops *                           \
 		  : SILO_KIND_STORAGE, const struct silo_content_ops *                             \
@@ -128,15 +128,15 @@ struct silo_container_ops;
 		  : SILO_KIND_CONTAINER)
 
 /* Define the one symbol.  `table` is a static const table of the kind. */
-#define SILO_PLUGIN(table, ...)                                                                    \
-	extern const struct silo_plugin silo_plugin;                                               \
-	SILO_API const struct silo_plugin silo_plugin = { .abi = SILO_ABI,                         \
-							  .size = sizeof (struct silo_plugin),     \
-							  .ops_size = sizeof (table),              \
-							  .option_size =                           \
-							      sizeof (struct silo_option),         \
-							  .kind = SILO_KIND_OF (table),            \
-							  .ops = &(table),                         \
+#define SILO_PLUGIN(table, ...)                                                                \
+	extern const struct silo_plugin silo_plugin;                                           \
+	SILO_API const struct silo_plugin silo_plugin = { .abi = SILO_ABI,                     \
+							  .size = sizeof (struct silo_plugin), \
+							  .ops_size = sizeof (table),          \
+							  .option_size =                       \
+							      sizeof (struct silo_option),     \
+							  .kind = SILO_KIND_OF (table),        \
+							  .ops = &(table),                     \
 							  __VA_ARGS__ }
 
 /* "transport", "storage" ...; NULL for an unknown kind. */

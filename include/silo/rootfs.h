@@ -14,13 +14,13 @@ extern "C" {
 #endif
 
 struct silo_rootfs_spec {
-	const char *meta;	       /* absolute path of the image's metadata file */
+	const char *meta;              /* absolute path of the image's metadata file */
 	struct silo_instance *content; /* where its objects are; see content.h */
-	const char *target;	       /* absolute path of an existing, empty folder */
-	const char *scratch;	       /* an existing, empty folder of this mount alone, for an
+	const char *target;            /* absolute path of an existing, empty folder */
+	const char *scratch;           /* an existing, empty folder of this mount alone, for an
 					* upper layer; the caller removes it after unmount */
-	bool writable;		       /* false: read-only */
-	int64_t upper_size;	       /* bytes that may be written; 0: the instance's default */
+	bool writable;                 /* false: read-only */
+	int64_t upper_size;            /* bytes that may be written; 0: the instance's default */
 };
 
 struct silo_rootfs_ops {

@@ -21,16 +21,16 @@ extern "C" {
 
 /* A name that points to one immutable image. */
 struct silo_image {
-	const char *name;	  /* "python:3.11" */
-	struct silo_digest meta;  /* SHA-256 of the metadata file, STATE/images/<hex>.erofs */
-	const char *source;	  /* the reference it was made from */
-	const char *source_id;	  /* what `identify` said of it: "sha256:..." */
-	const char *config;	  /* OCI image config's "config" object as JSON; "{}" if none */
-	const char *python;	  /* its interpreter, "/usr/local/bin/python3.11"; "" if none */
+	const char *name;           /* "python:3.11" */
+	struct silo_digest meta;    /* SHA-256 of the metadata file, STATE/images/<hex>.erofs */
+	const char *source;         /* the reference it was made from */
+	const char *source_id;      /* what `identify` said of it: "sha256:..." */
+	const char *config;         /* OCI image config's "config" object as JSON; "{}" if none */
+	const char *python;         /* its interpreter, "/usr/local/bin/python3.11"; "" if none */
 	const char *python_version; /* "3.11"; "" if none */
-	int64_t inodes;		  /* entries in the tree */
-	int64_t size;		  /* bytes of its distinct objects */
-	int64_t created;	  /* when it was indexed */
+	int64_t inodes;             /* entries in the tree */
+	int64_t size;               /* bytes of its distinct objects */
+	int64_t created;            /* when it was indexed */
 };
 
 struct silo_thing {
@@ -47,8 +47,8 @@ typedef int silo_thing_fn (void *arg, const struct silo_thing *thing);
 /* Which tasks: all conditions hold together, newest (highest id) first. */
 struct silo_task_query {
 	bool unfinished; /* only those without a result */
-	int64_t before;	 /* only ids below it; 0: all */
-	int64_t limit;	 /* at most so many; 0: all */
+	int64_t before;  /* only ids below it; 0: all */
+	int64_t limit;   /* at most so many; 0: all */
 };
 
 struct silo_storage_ops {
@@ -63,8 +63,7 @@ struct silo_storage_ops {
 	/* Its one result: state DONE, finished = when.  SILO_EXISTS when it has one already,
 	 * SILO_ABORTED when a newer attempt than `attempt` has started. */
 	int (*task_finish) (void *self, int64_t id, int32_t attempt,
-			    const struct silo_result *result, int64_t when,
-			    struct silo_error *err);
+			    const struct silo_result *result, int64_t when, struct silo_error *err);
 	/* With its result, if any.  SILO_NOTFOUND. */
 	int (*task_get) (void *self, int64_t id, silo_record_fn *fn, void *arg,
 			 struct silo_error *err);
@@ -89,8 +88,7 @@ struct silo_storage_ops {
 	/* By name, values included. */
 	int (*thing_list) (void *self, const char *kind, silo_thing_fn *fn, void *arg,
 			   struct silo_error *err);
-	int (*thing_drop) (void *self, const char *kind, const char *name,
-			   struct silo_error *err);
+	int (*thing_drop) (void *self, const char *kind, const char *name, struct silo_error *err);
 };
 
 #ifdef __cplusplus

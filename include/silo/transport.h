@@ -34,15 +34,15 @@ struct silo_transport_ops {
 
 enum silo_event_type {
 	SILO_EVENT_ACCEPTED = 1, /* stored; `task` is its id */
-	SILO_EVENT_OUTPUT = 2,	 /* bytes that the function wrote */
-	SILO_EVENT_RESULT = 3,	 /* the end; the last event of every call that is not detached */
+	SILO_EVENT_OUTPUT = 2,   /* bytes that the function wrote */
+	SILO_EVENT_RESULT = 3,   /* the end; the last event of every call that is not detached */
 };
 
 struct silo_event {
 	enum silo_event_type type;
-	int64_t task;			  /* 0 in a RESULT that was refused before it was stored */
-	int stream;			  /* OUTPUT: 1 stdout, 2 stderr */
-	struct silo_bytes data;		  /* OUTPUT */
+	int64_t task;                     /* 0 in a RESULT that was refused before it was stored */
+	int stream;                       /* OUTPUT: 1 stdout, 2 stderr */
+	struct silo_bytes data;           /* OUTPUT */
 	const struct silo_result *result; /* RESULT */
 };
 
@@ -57,8 +57,8 @@ typedef void silo_event_fn (void *arg, const struct silo_event *event);
  * Fails (SILO_INVALID, SILO_EXHAUSTED, SILO_UNAVAILABLE while stopping) before anything was
  * stored: then no event comes.  *ret_call names the call below until its last event. */
 SILO_API int silo_submit (struct silo_host *host, const struct silo_task *task,
-			  struct silo_bytes code, silo_event_fn *fn, void *arg,
-			  uint64_t *ret_call, struct silo_error *err);
+			  struct silo_bytes code, silo_event_fn *fn, void *arg, uint64_t *ret_call,
+			  struct silo_error *err);
 /* The caller has gone or has given up: stop the task.  Its RESULT still comes. */
 SILO_API void silo_cancel (struct silo_host *host, uint64_t call);
 /* Stop (true) and resume (false) OUTPUT of a call: for callers that read slowly.  What the
