@@ -322,7 +322,8 @@ struct core {
 };
 
 enum core_flags {
-	CORE_CREATE = 1, /* make the state folder when it is not there */
+	CORE_CREATE = 1,   /* make the state folder when it is not there */
+	CORE_NO_STATE = 2, /* do not look at the state folder at all: `silo check` */
 };
 
 /* Read the configuration and load, init and start the instances of `kinds`. */
