@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+if WITH_IMAGE_OCI
+plugin_LTLIBRARIES += image-oci.la
+image_oci_la_SOURCES = %D%/oci.c
+image_oci_la_CPPFLAGS = $(AM_CPPFLAGS) $(IMAGE_OCI_CFLAGS)
+image_oci_la_LDFLAGS = $(module_ldflags)
+image_oci_la_LIBADD = libsilo.la $(IMAGE_OCI_LIBS)
+endif
+EXTRA_DIST += %D%/README.md

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+if WITH_TRANSPORT_HTTP
+plugin_LTLIBRARIES += transport-http.la
+transport_http_la_SOURCES = %D%/http.c
+transport_http_la_CPPFLAGS = $(AM_CPPFLAGS) $(TRANSPORT_HTTP_CFLAGS)
+transport_http_la_LDFLAGS = $(module_ldflags)
+transport_http_la_LIBADD = libsilo.la $(TRANSPORT_HTTP_LIBS)
+endif
+EXTRA_DIST += %D%/README.md

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+EXTRA_DIST += %D%/tap.h
+
+include %D%/unit/local.mk
+include %D%/conform/local.mk
+include %D%/functional/local.mk
+include %D%/fuzz/local.mk

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+# One program per file of the core, %D%/NAME.c; they link with the whole core,
+# so they also reach what libsilo.so does not show.
+unit_tests =
+
+check_PROGRAMS += $(unit_tests)
+TESTS += $(unit_tests)
