@@ -5,31 +5,8 @@
  */
 #include "core.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <sys/stat.h>
-
-/* mkdir -p for the state folder; what is made is mode 0700. */
-static int
-state_make (const char *path, struct silo_error *err)
-{
-	char part[PATH_MAX];
-
-	if (strlen (path) >= sizeof (part))
-		return silo_fail (err, SILO_INVALID, "[silo] state: %.100s... is too long", path);
-	snprintf (part, sizeof (part), "%s", path);
-	for (char *p = part + 1;; p++) {
-		if (*p != '/' && *p != 0)
-			continue;
-		char saved = *p;
-		*p = 0;
-		if (mkdir (part, 0700) < 0 && errno != EEXIST)
-			return silo_fail_sys (err, errno, "state folder %s", part);
-		*p = saved;
-		if (!saved)
-			return 0;
-	}
-}
 
 static int
 state_check (const char *path, unsigned flags, struct silo_error *err)
@@ -44,7 +21,7 @@ state_check (const char *path, unsigned flags, struct silo_error *err)
 					  "there is no state folder %s: `silo serve` and `silo "
 					  "index` make it",
 					  path);
-		return state_make (path, err);
+		return files_mkdir (path, err);
 	}
 	if (!S_ISDIR (st.st_mode))
 		return silo_fail (err, SILO_INVALID, "[silo] state: %s is not a folder", path);

@@ -280,8 +280,10 @@ int loop_watch (struct loop *loop, struct loop_io *io, int fd, uint32_t events, 
 		void *arg, struct silo_error *err);
 void loop_rewatch (struct loop *loop, struct loop_io *io, uint32_t events);
 void loop_unwatch (struct loop *loop, struct loop_io *io);
-int loop_arm (struct loop *loop, struct loop_timer *timer, int64_t due, loop_fn *fn, void *arg,
-	      struct silo_error *err);
+/* Room for n more timers, taken when their owner is made, so that arming cannot fail. */
+int loop_reserve (struct loop *loop, size_t n, struct silo_error *err);
+void loop_unreserve (struct loop *loop, size_t n);
+void loop_arm (struct loop *loop, struct loop_timer *timer, int64_t due, loop_fn *fn, void *arg);
 void loop_disarm (struct loop *loop, struct loop_timer *timer);
 
 /* -- pool.c: threads that run blocking operations ------------------------------ */
@@ -334,6 +336,33 @@ void core_close (struct core *core);
 int core_new (const char *config_path, unsigned flags, struct core **ret, struct silo_error *err);
 /* For tests and `silo plugins test`: no silo.ini, this state folder. */
 int core_bare (const char *state, struct core **ret, struct silo_error *err);
+
+/* -- record.c: owned copies of tasks and results, one block each: free () them -- */
+
+int task_copy (const struct silo_task *task, struct silo_task **ret, struct silo_error *err);
+int result_copy (const struct silo_result *result, struct silo_result **ret,
+		 struct silo_error *err);
+
+/* -- files.c: folders below the state folder [pool] ------------------------------ */
+
+/* Make a folder, 0700, and the missing ones above it. */
+int files_mkdir (const char *path, struct silo_error *err);
+/* Remove a tree.  Never follows links, never enters another file system. */
+int files_remove (const char *path, struct silo_error *err);
+
+/* -- run-as.c: what an image's config says of how to run in it [pool] -------------- */
+
+/* Borrowed strings point into `config`. */
+struct run_as {
+	json_t *config;
+	const char **env; /* NULL-terminated, `room` free slots behind */
+	size_t n_env;
+	const char *cwd;
+	uint32_t uid, gid;
+};
+int run_as_read (struct core *core, const struct silo_image *image, size_t room, struct run_as *ret,
+		 struct silo_error *err);
+void run_as_free (struct run_as *run_as);
 
 /* -- engine.h, call.c, worker.c, bridge.c: tasks (the daemon only) --------------- */
 /* -- control.c: STATE/silo.sock; serve.c: the daemon ------------------------------ */

@@ -21,7 +21,7 @@ struct loop {
 	struct loop_post *first, *last;
 
 	struct loop_timer **heap; /* heap[1] is the next one due */
-	size_t n_timers, cap_timers;
+	size_t n_timers, n_reserved, cap_timers;
 
 	/* The batch that epoll_wait gave, so that loop_unwatch can take a descriptor out of it
 	 * before its owner is freed. */
@@ -192,28 +192,41 @@ timer_sift (struct loop *loop, size_t slot)
 }
 
 int
-loop_arm (struct loop *loop, struct loop_timer *timer, int64_t due, loop_fn *fn, void *arg,
-	  struct silo_error *err)
+loop_reserve (struct loop *loop, size_t n, struct silo_error *err)
 {
-	timer->fn = fn;
-	timer->arg = arg;
-	if (timer->slot) {
-		timer->due = due;
-		timer_sift (loop, timer->slot);
-		return 0;
-	}
-	if (loop->n_timers + 2 > loop->cap_timers) {
-		size_t cap = loop->cap_timers ? loop->cap_timers * 2 : 64;
+	size_t need = loop->n_reserved + n + 1;
+
+	if (need > loop->cap_timers) {
+		size_t cap = need * 2 < 64 ? 64 : need * 2;
 		void *heap = realloc (loop->heap, cap * sizeof (*loop->heap));
 		if (!heap)
 			return silo_fail_nomem (err);
 		loop->heap = heap;
 		loop->cap_timers = cap;
 	}
-	timer->due = due;
-	loop->heap[++loop->n_timers] = timer;
-	timer_sift (loop, loop->n_timers);
+	loop->n_reserved += n;
 	return 0;
+}
+
+void
+loop_unreserve (struct loop *loop, size_t n)
+{
+	assert (loop->n_reserved >= n);
+	loop->n_reserved -= n;
+}
+
+void
+loop_arm (struct loop *loop, struct loop_timer *timer, int64_t due, loop_fn *fn, void *arg)
+{
+	timer->fn = fn;
+	timer->arg = arg;
+	timer->due = due;
+	if (!timer->slot) {
+		assert (loop->n_timers < loop->n_reserved);
+		timer->slot = ++loop->n_timers;
+		loop->heap[timer->slot] = timer;
+	}
+	timer_sift (loop, timer->slot);
 }
 
 void
