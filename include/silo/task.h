@@ -93,6 +93,8 @@ struct silo_result {
 struct silo_record {
 	struct silo_task task;
 	const struct silo_result *result; /* NULL: none yet */
+	struct silo_bytes code; /* of the function; filled in by silo_task_read, never by storage;
+				 * empty when unknown */
 };
 
 /* A function by the name it was last sent under. */

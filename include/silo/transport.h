@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <silo/plugin.h>
 #include <silo/task.h>
 
@@ -29,6 +30,28 @@ struct silo_transport_ops {
 	 * comes when they have ended or the grace period has */
 	void (*drain) (void *self);
 };
+
+/* -- addresses -------------------------------------------------------------- */
+
+/* A socket that listens, made from one word of a `listen` option. */
+struct silo_listener {
+	int fd;		/* not blocking, close-on-exec; -1: none (any more) */
+	bool local;	/* a unix socket: the mode of its file says who may connect */
+	bool loopback;	/* only this machine can reach it; true for unix sockets */
+	char name[160]; /* "127.0.0.1:50051", "unix:/var/lib/silo/grpc.sock", for messages */
+	char path[108]; /* of the unix socket; "" for others */
+};
+
+/* Bind and listen on "HOST:PORT", "[IPV6]:PORT", "*:PORT" (every address) or "unix:PATH" (PATH
+ * may start at the state folder).  HOST may be a name: its first address is taken; port 0 lets
+ * the kernel choose, `name` tells.  The file of a unix socket gets `mode` and replaces a socket
+ * that nobody listens on any more.  A TCP address that is not loopback is refused unless
+ * `exposed` says that the transport lets nobody in without a key and encrypts, or that the
+ * operator wants it so. */
+SILO_API int silo_listen (struct silo_host *host, const char *address, mode_t mode, bool exposed,
+			  struct silo_listener *ret, struct silo_error *err);
+/* Close it, unless fd is -1, and remove the file of a unix socket. */
+SILO_API void silo_listener_close (struct silo_listener *listener);
 
 /* -- the caller's face -------------------------------------------------- */
 
