@@ -38,6 +38,34 @@ struct silo_rootfs_ops {
 	int (*wait) (void *self, void *mount, struct silo_error *err);
 };
 
+/* -- tools for rootfs plugins ------------------------------------------------ */
+
+/* Mount a file system at no path: fsopen, fsconfig, fsmount.  `options` are "key=value" or
+ * "flag" texts, NULL-terminated.  *ret_fd is its root; the mount ends with the last
+ * descriptor, open file or layer that uses it.  The errno stays in err->sys. */
+SILO_API int silo_fs_mount (const char *type, const char *const *options, int *ret_fd,
+			    struct silo_error *err);
+
+enum silo_upper {
+	SILO_UPPER_NONE = 0,  /* read-only */
+	SILO_UPPER_TMPFS = 1, /* in memory, upper_size bytes at most */
+	SILO_UPPER_DISK = 2,  /* in `scratch`, no limit but the disk's */
+};
+
+/* One container's view of a read-only tree. */
+struct silo_overlay {
+	int lower;	  /* the tree's root: what silo_fs_mount gave, or a folder */
+	const char *data; /* folder that files of `lower` redirect into; NULL: none */
+	enum silo_upper upper;
+	int64_t upper_size;
+	const char *scratch; /* see struct silo_rootfs_spec */
+	const char *target;
+};
+
+/* Mount it on overlay->target (without device nodes and set-id, which need privileges that
+ * no container has).  umount2 (target, MNT_DETACH) ends it, the tmpfs included. */
+SILO_API int silo_overlay_mount (const struct silo_overlay *overlay, struct silo_error *err);
+
 #ifdef __cplusplus
 }
 #endif

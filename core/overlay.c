@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * overlay.c - mounts for rootfs plugins, with the file-descriptor mount API: a
+ * file system mounted at no path, and a container's private view of a shared
+ * read-only tree (an overlay with a tmpfs or disk upper).  Everything is built
+ * detached and attached to its target last, so that a failure half way leaves
+ * nothing.  Any thread; no state.
+ */
+#include "core.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+
+#define OVERLAY_ATTR (MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOATIME)
+
+/* What the kernel wrote about the last failure into the context's log, or "". */
+static void
+overlay_log (int fs, char *ret, size_t size)
+{
+	char line[256];
+	ssize_t n;
+
+	ret[0] = '\0';
+	/* One message per read; the last one that is an error says most. */
+	for (int i = 0; i < 16 && (n = read (fs, line, sizeof (line) - 1)) > 0; i++) {
+		line[n] = '\0';
+		line[strcspn (line, "\n")] = '\0';
+		if (line[0] == 'e' && n > 2)
+			snprintf (ret, size, " (%.120s)", line + 2);
+	}
+}
+
+static int
+overlay_fail (int fs, int sys, struct silo_error *err, const char *type, const char *what)
+{
+	char log[128];
+
+	overlay_log (fs, log, sizeof (log));
+	return silo_fail_sys (err, sys, "mount %s: %s%s", type, what, log);
+}
+
+/* One "key=value" or "flag". */
+static int
+overlay_option (int fs, const char *type, const char *option, struct silo_error *err)
+{
+	const char *equals = strchr (option, '=');
+	char key[32];
+	int r;
+
+	if (!equals) {
+		r = fsconfig (fs, FSCONFIG_SET_FLAG, option, NULL, 0);
+	} else {
+		snprintf (key, sizeof (key), "%.*s", (int) (equals - option), option);
+		r = fsconfig (fs, FSCONFIG_SET_STRING, key, equals + 1, 0);
+	}
+	return r < 0 ? overlay_fail (fs, errno, err, type, option) : 0;
+}
+
+static int
+overlay_finish (int fs, const char *type, unsigned attr, int *ret_fd, struct silo_error *err)
+{
+	if (fsconfig (fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+		return overlay_fail (fs, errno, err, type, "create");
+
+	int fd = fsmount (fs, FSMOUNT_CLOEXEC, attr);
+	if (fd < 0)
+		return overlay_fail (fs, errno, err, type, "fsmount");
+	*ret_fd = fd;
+	return 0;
+}
+
+static int
+overlay_open (const char *type, int *ret_fs, struct silo_error *err)
+{
+	int fs = fsopen (type, FSOPEN_CLOEXEC);
+
+	if (fs < 0)
+		return silo_fail_sys (err, errno, "mount %s: fsopen", type);
+	*ret_fs = fs;
+	return 0;
+}
+
+int
+silo_fs_mount (const char *type, const char *const *options, int *ret_fd, struct silo_error *err)
+{
+	_cleanup_close_ int fs = -1;
+	int r = overlay_open (type, &fs, err);
+
+	for (size_t i = 0; r == 0 && options[i]; i++)
+		r = overlay_option (fs, type, options[i], err);
+	if (r < 0)
+		return r;
+	return overlay_finish (fs, type, OVERLAY_ATTR, ret_fd, err);
+}
+
+/* Give the overlay a layer by descriptor.  Kernels before 6.13 take only paths. */
+static int
+overlay_layer (int fs, const char *key, int fd, struct silo_error *err)
+{
+	char path[32];
+
+	if (fsconfig (fs, FSCONFIG_SET_FD, key, NULL, fd) == 0)
+		return 0;
+	snprintf (path, sizeof (path), "/proc/self/fd/%d", fd);
+	if (fsconfig (fs, FSCONFIG_SET_STRING, key, path, 0) < 0)
+		return overlay_fail (fs, errno, err, "overlay", key);
+	return 0;
+}
+
+/* The root of an overlay looks as its upper folder does: make that one look like the
+ * lower root. */
+static int
+overlay_copy_xattrs (int from, int to, struct silo_error *err)
+{
+	char names[4096], value[4096];
+	ssize_t n = flistxattr (from, names, sizeof (names));
+
+	if (n < 0 && errno == EOPNOTSUPP)
+		return 0;
+	if (n < 0)
+		return silo_fail_sys (err, errno, "attributes of the image's root folder");
+	for (const char *name = names; name < names + n; name += strlen (name) + 1) {
+		if (strncmp (name, "trusted.overlay.", 16) == 0)
+			continue;
+		ssize_t len = fgetxattr (from, name, value, sizeof (value));
+		if (len < 0 ||
+		    (fsetxattr (to, name, value, (size_t) len, 0) < 0 && errno != EOPNOTSUPP))
+			return silo_fail_sys (err, errno, "attribute %s of the image's root folder",
+					      name);
+	}
+	return 0;
+}
+
+static int
+overlay_copy_root (int lower, int upper, struct silo_error *err)
+{
+	_cleanup_close_ int from = openat (lower, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct stat st;
+
+	if (from < 0 || fstat (from, &st) < 0)
+		return silo_fail_sys (err, errno, "the image's root folder");
+
+	int r = overlay_copy_xattrs (from, upper, err);
+	if (r < 0)
+		return r;
+	const struct timespec times[2] = { st.st_atim, st.st_mtim };
+	if (fchown (upper, st.st_uid, st.st_gid) < 0 || fchmod (upper, st.st_mode & 07777) < 0 ||
+	    futimens (upper, times) < 0)
+		return silo_fail_sys (err, errno, "owner and mode of the upper root folder");
+	return 0;
+}
+
+/* The folder that will hold "upper" and "work": a fresh tmpfs, or `scratch`. */
+static int
+overlay_base (const struct silo_overlay *overlay, int *ret_base, struct silo_error *err)
+{
+	if (overlay->upper == SILO_UPPER_DISK) {
+		int fd = open (overlay->scratch, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (fd < 0)
+			return silo_fail_sys (err, errno, "scratch folder %s", overlay->scratch);
+		*ret_base = fd;
+		return 0;
+	}
+
+	char size[40], inodes[40];
+	/* An empty file costs kernel memory that `size` does not count. */
+	int64_t n_inodes = 1024 + overlay->upper_size / 4096;
+	snprintf (size, sizeof (size), "size=%lld", (long long) overlay->upper_size);
+	snprintf (inodes, sizeof (inodes), "nr_inodes=%lld", (long long) n_inodes);
+	const char *const options[] = { "source=silo", "mode=0700", size, inodes, NULL };
+	return silo_fs_mount ("tmpfs", options, ret_base, err);
+}
+
+static int
+overlay_subdir (int base, const char *name, int *ret_fd, struct silo_error *err)
+{
+	if (mkdirat (base, name, 0700) < 0)
+		return silo_fail_sys (err, errno, "folder %s of the upper layer", name);
+
+	int fd = openat (base, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return silo_fail_sys (err, errno, "folder %s of the upper layer", name);
+	*ret_fd = fd;
+	return 0;
+}
+
+static int
+overlay_add_upper (int fs, const struct silo_overlay *overlay, int base, struct silo_error *err)
+{
+	_cleanup_close_ int upper = -1, work = -1;
+	int r = overlay_subdir (base, "upper", &upper, err);
+
+	if (r == 0)
+		r = overlay_subdir (base, "work", &work, err);
+	if (r == 0)
+		r = overlay_copy_root (overlay->lower, upper, err);
+	if (r == 0)
+		r = overlay_layer (fs, "upperdir", upper, err);
+	if (r == 0)
+		r = overlay_layer (fs, "workdir", work, err);
+	/* What is written dies with the mount: there is nothing to make durable. */
+	if (r == 0 && overlay->upper == SILO_UPPER_DISK)
+		r = overlay_option (fs, "overlay", "volatile", err);
+	return r;
+}
+
+static int
+overlay_add_data (int fs, const char *data, struct silo_error *err)
+{
+	_cleanup_close_ int fd = open (data, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return silo_fail_sys (err, errno, "objects folder %s", data);
+
+	/* Redirects to data are followed only with metacopy. */
+	int r = overlay_option (fs, "overlay", "metacopy=on", err);
+	if (r < 0)
+		return r;
+	return overlay_layer (fs, "datadir+", fd, err);
+}
+
+/* Build the overlay, attached nowhere yet. */
+static int
+overlay_build (const struct silo_overlay *overlay, int *ret_fd, struct silo_error *err)
+{
+	bool readonly = overlay->upper == SILO_UPPER_NONE;
+	_cleanup_close_ int fs = -1;
+	_cleanup_close_ int base = -1; /* a detached tmpfs dies with it: open until fsmount */
+	int r = overlay_open ("overlay", &fs, err);
+
+	if (r == 0)
+		r = overlay_option (fs, "overlay", "source=silo", err);
+	if (r == 0)
+		r = overlay_option (fs, "overlay", "redirect_dir=on", err);
+	if (r == 0)
+		r = overlay_layer (fs, "lowerdir+", overlay->lower, err);
+	if (r == 0 && overlay->data)
+		r = overlay_add_data (fs, overlay->data, err);
+	if (r == 0 && !readonly)
+		r = overlay_base (overlay, &base, err);
+	if (r == 0 && !readonly)
+		r = overlay_add_upper (fs, overlay, base, err);
+	if (r == 0 && readonly)
+		r = overlay_option (fs, "overlay", "ro", err);
+	if (r < 0)
+		return r;
+	return overlay_finish (fs, "overlay", OVERLAY_ATTR | (readonly ? MOUNT_ATTR_RDONLY : 0),
+			       ret_fd, err);
+}
+
+/* A tree that is complete by itself needs no overlay to be seen read-only. */
+static int
+overlay_clone (int lower, int *ret_fd, struct silo_error *err)
+{
+	struct mount_attr attr = { .attr_set = OVERLAY_ATTR | MOUNT_ATTR_RDONLY,
+				   .attr_clr = MOUNT_ATTR__ATIME };
+	_cleanup_close_ int fd =
+	    open_tree (lower, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+
+	if (fd < 0)
+		return silo_fail_sys (err, errno, "bind mount of the image");
+	if (mount_setattr (fd, "", AT_EMPTY_PATH, &attr, sizeof (attr)) < 0)
+		return silo_fail_sys (err, errno, "read-only bind mount of the image");
+	*ret_fd = silo_steal_fd (&fd);
+	return 0;
+}
+
+int
+silo_overlay_mount (const struct silo_overlay *overlay, struct silo_error *err)
+{
+	_cleanup_close_ int fd = -1;
+	int r;
+
+	if (overlay->upper == SILO_UPPER_NONE && !overlay->data)
+		r = overlay_clone (overlay->lower, &fd, err);
+	else
+		r = overlay_build (overlay, &fd, err);
+	if (r < 0)
+		return r;
+	if (move_mount (fd, "", AT_FDCWD, overlay->target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+		return silo_fail_sys (err, errno, "mount on %s", overlay->target);
+	return 0;
+}
