@@ -365,6 +365,11 @@ int run_as_read (struct core *core, const struct silo_image *image, size_t room,
 void run_as_free (struct run_as *run_as);
 
 /* -- engine.h, call.c, worker.c, bridge.c: tasks (the daemon only) --------------- */
+/* -- namespace.c: a mount namespace of the daemon's own ---------------------------- */
+
+/* Before any thread exists. */
+int namespace_enter (struct silo_error *err);
+
 /* -- control.c: STATE/silo.sock; serve.c: the daemon ------------------------------ */
 
 int serve_main (struct core *core);
