@@ -95,7 +95,8 @@ static int
 spawn_attributes (posix_spawnattr_t *attr, const struct silo_spawn *spawn)
 {
 	sigset_t all, none;
-	sigfillset (&all);
+	/* sigfillset leaves out two that glibc keeps for itself; the child would ignore them. */
+	memset (&all, 0xff, sizeof all);
 	sigemptyset (&none);
 
 	int sys = posix_spawnattr_setsigdefault (attr, &all);

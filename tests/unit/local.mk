@@ -3,5 +3,7 @@
 # so they also reach what libsilo.so does not show.
 unit_tests =
 
+unit_tests += tests/unit/spawn
+
 check_PROGRAMS += $(unit_tests)
 TESTS += $(unit_tests)
