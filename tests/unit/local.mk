@@ -4,6 +4,7 @@
 unit_tests =
 
 unit_tests += tests/unit/spawn
+tests_unit_spawn_CPPFLAGS = $(test_cppflags)
 
 check_PROGRAMS += $(unit_tests)
 TESTS += $(unit_tests)
