@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # One program per file of the core, %D%/NAME.c; they link with the whole core,
 # so they also reach what libsilo.so does not show.
-unit_tests =
+unit_tests = \
+	%D%/spawn
 
-unit_tests += tests/unit/spawn
-tests_unit_spawn_CPPFLAGS = $(test_cppflags)
+%C%_spawn_CPPFLAGS = $(test_cppflags)
 
 check_PROGRAMS += $(unit_tests)
 TESTS += $(unit_tests)
