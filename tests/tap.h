@@ -23,13 +23,16 @@
 #if defined(__GNUC__)
 #define TAP_PRINTF(f, a) __attribute__ ((format (printf, f, a), unused))
 #define TAP_MAYBE        __attribute__ ((unused))
+/* One counter for all files of a program. */
+#define TAP_SHARED __attribute__ ((weak))
 #else
 #define TAP_PRINTF(f, a)
 #define TAP_MAYBE
+#define TAP_SHARED static
 #endif
 
-static int tap_n_run TAP_MAYBE;
-static int tap_n_failed TAP_MAYBE;
+TAP_SHARED int tap_n_run;
+TAP_SHARED int tap_n_failed;
 
 static bool tap_result (bool passed, const char *file, int line, const char *fmt, va_list args)
     TAP_PRINTF (4, 0);
