@@ -49,7 +49,7 @@ request_free (void *arg)
 
 static int
 request_new (struct silo_host *host, const void *text, size_t text_len, struct request **ret,
-             struct silo_error *err)
+	     struct silo_error *err)
 {
 	if (!host->core->engine)
 		return silo_fail (err, SILO_UNAVAILABLE, "no daemon runs here");
@@ -86,23 +86,24 @@ submit_here (void *arg)
 
 static int
 check_task (const struct silo_task *task, struct silo_bytes code, struct silo_digest *ret_digest,
-            struct silo_error *err)
+	    struct silo_error *err)
 {
 	struct silo_digest digest;
 
 	if (!(task->flags & SILO_TASK_EXTERNAL) && (!task->image || !task->image[0]))
-		return silo_fail (err, SILO_INVALID, "no image: expected the name of an indexed one");
+		return silo_fail (err, SILO_INVALID,
+				  "no image: expected the name of an indexed one");
 	if (strlen (task->image ? task->image : "") > NAME_MAX_BYTES ||
 	    strlen (task->name ? task->name : "") > NAME_MAX_BYTES)
 		return silo_fail (err, SILO_INVALID,
-		                  "a name of more than %d bytes: function %.40s..., image %.40s...",
-		                  NAME_MAX_BYTES, task->name ? task->name : "",
-		                  task->image ? task->image : "");
+				  "a name of more than %d bytes: function %.40s..., image %.40s...",
+				  NAME_MAX_BYTES, task->name ? task->name : "",
+				  task->image ? task->image : "");
 	if (task->timeout_ms < 0)
 		return silo_fail (err, SILO_INVALID,
-		                  "timeout of %" PRId64 " ms: expected more than 0, or 0 for the "
-		                  "default",
-		                  task->timeout_ms);
+				  "timeout of %" PRId64 " ms: expected more than 0, or 0 for the "
+				  "default",
+				  task->timeout_ms);
 	*ret_digest = task->function;
 	if (!code.len && silo_digest_empty (&task->function))
 		return silo_fail (err, SILO_INVALID, "neither code nor the digest of a function");
@@ -113,14 +114,14 @@ check_task (const struct silo_task *task, struct silo_bytes code, struct silo_di
 		return r;
 	if (!silo_digest_empty (&task->function) && !silo_digest_equal (&digest, &task->function))
 		return silo_fail (err, SILO_INVALID,
-		                  "the code does not have the digest that was sent with it");
+				  "the code does not have the digest that was sent with it");
 	*ret_digest = digest;
 	return 0;
 }
 
 int
 silo_submit (struct silo_host *host, const struct silo_task *task, struct silo_bytes code,
-             silo_event_fn *fn, void *arg, uint64_t *ret_call, struct silo_error *err)
+	     silo_event_fn *fn, void *arg, uint64_t *ret_call, struct silo_error *err)
 {
 	struct engine *engine = host->core->engine;
 	struct silo_task checked = *task;
@@ -138,8 +139,8 @@ silo_submit (struct silo_host *host, const struct silo_task *task, struct silo_b
 	if (atomic_fetch_add (&engine->n_calls, 1) >= limit) {
 		atomic_fetch_sub (&engine->n_calls, 1);
 		return silo_fail (err, SILO_EXHAUSTED,
-		                  "%" PRId64 " tasks wait or run, and [silo] max_queue is %" PRId64,
-		                  limit, limit);
+				  "%" PRId64 " tasks wait or run, and [silo] max_queue is %" PRId64,
+				  limit, limit);
 	}
 	r = call_new (engine, &checked, code, fn, arg, &call, err);
 	if (r < 0) {
@@ -214,21 +215,20 @@ read_code (void *arg, const struct silo_thing *thing)
 {
 	struct code_reader *reader = arg;
 
-	reader->r =
-	    silo_buf_add (reader->code, thing->value.data, thing->value.len, reader->err);
+	reader->r = silo_buf_add (reader->code, thing->value.data, thing->value.len, reader->err);
 	return 0;
 }
 
 static int
 load_code (struct core *core, const struct silo_digest *digest, struct silo_buf *ret,
-           struct silo_error *err)
+	   struct silo_error *err)
 {
 	struct code_reader reader = { ret, err, 0 };
 	char hex[SILO_DIGEST_HEX + 1];
 
 	silo_digest_hex (digest, hex);
 	int r = instance_call (core->wiring.storage, storage, thing_get, "code", hex, read_code,
-	                       &reader, err);
+			       &reader, err);
 	return r < 0 ? r : reader.r;
 }
 
@@ -260,7 +260,7 @@ task_read_work (void *arg)
 	struct silo_error none;
 
 	int r = instance_call (core->wiring.storage, storage, task_get, request->task, copy_record,
-	                       &reader, &request->error);
+			       &reader, &request->error);
 	if (r == 0)
 		r = reader.r;
 	if (r < 0) {
@@ -269,8 +269,8 @@ task_read_work (void *arg)
 		/* Code that is gone is no reason to hide the task. */
 		load_code (core, &reader.task->function, &code, &none);
 		struct silo_record record = { .task = *reader.task,
-			                      .result = reader.result,
-			                      .code = { code.data, code.len } };
+					      .result = reader.result,
+					      .code = { code.data, code.len } };
 		request->fn.task (request->arg, &record, NULL);
 	}
 	free (reader.task);
@@ -308,27 +308,27 @@ answer_work (void *arg)
 	bool external = false;
 
 	int r = instance_call (storage, storage, task_get, request->task, check_external, &external,
-	                       &request->error);
+			       &request->error);
 	if (r == 0 && !external)
 		r = silo_fail (&request->error, SILO_DENIED,
-		               "task %" PRId64 " gets its result from its worker only",
-		               request->task);
+			       "task %" PRId64 " gets its result from its worker only",
+			       request->task);
 	if (r == 0) {
 		struct silo_result result = { .outcome = SILO_OUTCOME_SUCCESS,
-			                      .value = { request->text, request->text_len },
-			                      .type = "",
-			                      .message = "",
-			                      .traceback = "",
-			                      .timeline = "{}" };
+					      .value = { request->text, request->text_len },
+					      .type = "",
+					      .message = "",
+					      .traceback = "",
+					      .timeline = "{}" };
 		r = instance_call (storage, storage, task_finish, request->task, 0, &result,
-		                   silo_now (), &request->error);
+				   silo_now (), &request->error);
 	}
 	request->fn.done (request->arg, r < 0 ? &request->error : NULL);
 }
 
 void
 silo_task_answer (struct silo_host *host, int64_t id, struct silo_bytes value, silo_done_fn *fn,
-                  void *arg)
+		  void *arg)
 {
 	struct request *request;
 	struct silo_error err;
@@ -349,13 +349,12 @@ function_read_work (void *arg)
 	struct request *request = arg;
 
 	if (names_read (request->engine->core, request->text, request->fn.function, request->arg,
-	                &request->error) < 0)
+			&request->error) < 0)
 		request->fn.function (request->arg, NULL, &request->error);
 }
 
 void
-silo_function_read (struct silo_host *host, const char *name, silo_function_reply_fn *fn,
-                    void *arg)
+silo_function_read (struct silo_host *host, const char *name, silo_function_reply_fn *fn, void *arg)
 {
 	struct request *request;
 	struct silo_error err;
@@ -376,10 +375,10 @@ silo_bridge_offer (struct silo_host *host, const char *socket_path, struct silo_
 {
 	if (socket_path[0] != '/')
 		return silo_fail (err, SILO_INVALID, "bridge socket %s: expected an absolute path",
-		                  socket_path);
+				  socket_path);
 	if (host->core->bridge)
 		return silo_fail (err, SILO_EXISTS, "workers are served on %s already",
-		                  host->core->bridge);
+				  host->core->bridge);
 	return util_strdup (socket_path, &host->core->bridge, err);
 }
 
@@ -441,7 +440,7 @@ code_here (void *arg)
 
 	if (worker && !silo_digest_equal (&worker->function->code, &request->digest)) {
 		silo_fail (&request->error, SILO_DENIED, "worker %s runs another function",
-		           worker->id);
+			   worker->id);
 		worker = NULL;
 	}
 	if (!worker) {
@@ -456,7 +455,7 @@ code_here (void *arg)
 
 void
 silo_worker_code (struct silo_host *host, const char *token, const struct silo_digest *function,
-                  silo_code_fn *fn, void *arg)
+		  silo_code_fn *fn, void *arg)
 {
 	struct request *request;
 	struct silo_error err;
@@ -481,13 +480,13 @@ result_here (void *arg)
 
 	if (worker && (!call || call->task->id != request->task)) {
 		silo_fail (&request->error, SILO_DENIED, "task %" PRId64 " is not this worker's",
-		           request->task);
+			   request->task);
 		worker = NULL;
 	} else if (worker && (call->step != CALL_RUN || call->result ||
-	                      call->task->attempt != request->attempt)) {
+			      call->task->attempt != request->attempt)) {
 		silo_fail (&request->error, SILO_EXISTS,
-		           "task %" PRId64 " has a result or a newer attempt than %" PRId32,
-		           request->task, request->attempt);
+			   "task %" PRId64 " has a result or a newer attempt than %" PRId32,
+			   request->task, request->attempt);
 		worker = NULL;
 	}
 	if (!worker) {
@@ -504,7 +503,7 @@ result_here (void *arg)
 
 void
 silo_worker_result (struct silo_host *host, const char *token, int64_t task, int32_t attempt,
-                    const struct silo_result *result, int marks, silo_done_fn *fn, void *arg)
+		    const struct silo_result *result, int marks, silo_done_fn *fn, void *arg)
 {
 	struct silo_result own = {
 		.outcome = result->outcome,

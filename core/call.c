@@ -19,7 +19,7 @@ static void call_resume (struct call *call);
 
 int
 call_new (struct engine *engine, const struct silo_task *task, struct silo_bytes code,
-          silo_event_fn *fn, void *arg, struct call **ret, struct silo_error *err)
+	  silo_event_fn *fn, void *arg, struct call **ret, struct silo_error *err)
 {
 	struct call *call = calloc (1, sizeof (*call));
 	if (!call)
@@ -122,8 +122,8 @@ call_output (struct call *call, int stream, const void *data, size_t len)
 		call->truncated = true;
 	if (!call->cancelled)
 		call_event (call, &(struct silo_event){ .type = SILO_EVENT_OUTPUT,
-		                                        .stream = stream,
-		                                        .data = { data, len } });
+							.stream = stream,
+							.data = { data, len } });
 }
 
 /* -- results -------------------------------------------------------------------- */
@@ -150,8 +150,8 @@ static void
 call_verdict (struct call *call, int outcome, int exit_code, const char *message)
 {
 	struct silo_result result = { .outcome = outcome,
-		                      .exit_code = exit_code,
-		                      .message = message };
+				      .exit_code = exit_code,
+				      .message = message };
 
 	/* Without memory for the text the outcome alone still travels. */
 	if (result_copy (&result, &call->result, NULL) == 0)
@@ -159,11 +159,11 @@ call_verdict (struct call *call, int outcome, int exit_code, const char *message
 	call->result = calloc (1, sizeof (result));
 	assert (call->result);
 	*call->result = (struct silo_result){ .outcome = outcome,
-		                              .exit_code = exit_code,
-		                              .type = "",
-		                              .message = "out of memory",
-		                              .traceback = "",
-		                              .timeline = "" };
+					      .exit_code = exit_code,
+					      .type = "",
+					      .message = "out of memory",
+					      .traceback = "",
+					      .timeline = "" };
 }
 
 void
@@ -253,11 +253,11 @@ check_image (struct call *call)
 
 	call->outcome = SILO_OUTCOME_NO_IMAGE;
 	int r = instance_call (core->wiring.storage, storage, image_get, task->image, keep_image,
-	                       call, &call->error);
+			       call, &call->error);
 	if (r == SILO_NOTFOUND)
 		return silo_fail (&call->error, r,
-		                  "image %.100s is not indexed here: run `silo index %.80s`",
-		                  task->image, task->image);
+				  "image %.100s is not indexed here: run `silo index %.80s`",
+				  task->image, task->image);
 	call->outcome = SILO_OUTCOME_INTERNAL;
 	if (r < 0)
 		return r;
@@ -268,15 +268,15 @@ check_image (struct call *call)
 	call->outcome = SILO_OUTCOME_NO_PYTHON;
 	if (!image->python[0])
 		return silo_fail (&call->error, SILO_PRECONDITION,
-		                  "image %.100s has no Python: no python3 in the PATH of the image",
-		                  task->image);
+				  "image %.100s has no Python: no python3 in the PATH of the image",
+				  task->image);
 	call->outcome = SILO_OUTCOME_VERSION;
 	if (task->python[0] && image->python_version[0] &&
 	    strcmp (task->python, image->python_version) != 0)
 		return silo_fail (&call->error, SILO_PRECONDITION,
-		                  "the caller's Python is %.16s and that of image %.100s is %.16s: "
-		                  "functions only travel between the same versions",
-		                  task->python, task->image, image->python_version);
+				  "the caller's Python is %.16s and that of image %.100s is %.16s: "
+				  "functions only travel between the same versions",
+				  task->python, task->image, image->python_version);
 	return 0;
 }
 
@@ -383,7 +383,7 @@ start_work (void *arg)
 	task->started = silo_now ();
 	call->error.code = 0;
 	int r = instance_call (call->engine->core->wiring.storage, storage, task_start, task->id,
-	                       task->attempt, task->started, &call->error);
+			       task->attempt, task->started, &call->error);
 	if (r < 0)
 		call->error.code = r;
 }
@@ -421,8 +421,8 @@ deadline_passed (void *arg)
 {
 	struct call *call = arg;
 
-	call_fail (call, SILO_OUTCOME_TIMEOUT, 0, "it ran longer than its timeout of %" PRId64 " ms",
-	           call->task->timeout_ms);
+	call_fail (call, SILO_OUTCOME_TIMEOUT, 0,
+		   "it ran longer than its timeout of %" PRId64 " ms", call->task->timeout_ms);
 }
 
 static enum flow
@@ -435,8 +435,8 @@ step_run (struct call *call)
 	/* A task that may run for 300 years needs no timer. */
 	if (call->task->timeout_ms < INT64_MAX / 2000000)
 		loop_arm (loop, &call->deadline,
-		          silo_monotonic () + call->task->timeout_ms * 1000000, deadline_passed,
-		          call);
+			  silo_monotonic () + call->task->timeout_ms * 1000000, deadline_passed,
+			  call);
 	output_begin (call->worker);
 	output_hold (call->worker, call->hold);
 	call->stamps[STAMP_RUN] = silo_monotonic ();
@@ -447,11 +447,16 @@ step_run (struct call *call)
 /* -- step finish: its one result, on record before anybody hears of it -------------------------- */
 
 static const char *const stamp_names[STAMP_COUNT] = {
-	[STAMP_SUBMIT] = "submit",	 [STAMP_STORED] = "stored",
-	[STAMP_SPAWN] = "spawn",	 [STAMP_MOUNTED] = "mounted",
-	[STAMP_CONTAINER] = "container", [STAMP_CONNECTED] = "connected",
-	[STAMP_RUN] = "run",		 [STAMP_CODE] = "code",
-	[STAMP_RESULT] = "result",	 [STAMP_OUTPUT] = "output",
+	[STAMP_SUBMIT] = "submit",
+	[STAMP_STORED] = "stored",
+	[STAMP_SPAWN] = "spawn",
+	[STAMP_MOUNTED] = "mounted",
+	[STAMP_CONTAINER] = "container",
+	[STAMP_CONNECTED] = "connected",
+	[STAMP_RUN] = "run",
+	[STAMP_CODE] = "code",
+	[STAMP_RESULT] = "result",
+	[STAMP_OUTPUT] = "output",
 };
 
 /* {"submit": 0, "stored": 81234, ...}: nanoseconds after submit, in order. */
@@ -463,8 +468,8 @@ timeline (const struct call *call, char *ret, size_t size)
 	for (int i = 0; i < STAMP_COUNT; i++)
 		if (call->stamps[i] && n < size)
 			n += (size_t) snprintf (ret + n, size - n, "%s\"%s\": %" PRId64,
-			                        n > 1 ? ", " : "", stamp_names[i],
-			                        call->stamps[i] - call->stamps[STAMP_SUBMIT]);
+						n > 1 ? ", " : "", stamp_names[i],
+						call->stamps[i] - call->stamps[STAMP_SUBMIT]);
 	if (n < size)
 		snprintf (ret + n, size - n, "}");
 }
@@ -480,9 +485,9 @@ finish_work (void *arg)
 	result.timeline = text;
 	call->task->finished = silo_now ();
 	call->error.code = 0;
-	int r = instance_call (call->engine->core->wiring.storage, storage, task_finish,
-	                       call->task->id, call->task->attempt, &result, call->task->finished,
-	                       &call->error);
+	int r =
+	    instance_call (call->engine->core->wiring.storage, storage, task_finish, call->task->id,
+			   call->task->attempt, &result, call->task->finished, &call->error);
 	if (r < 0)
 		call->error.code = r;
 }
@@ -496,8 +501,8 @@ finish_done (void *arg)
 	/* The caller still gets its result; what could not be kept is said in the log. */
 	if (call->error.code)
 		silo_log (&call->engine->core->host, SILO_ERROR,
-		          "result of task %" PRId64 " is not kept: %s", call->task->id,
-		          call->error.msg);
+			  "result of task %" PRId64 " is not kept: %s", call->task->id,
+			  call->error.msg);
 	call->step = CALL_REPLY;
 	call_resume (call);
 }
@@ -524,10 +529,10 @@ static enum flow
 step_reply (struct call *call)
 {
 	silo_log (&call->engine->core->host, SILO_DEBUG, "task %" PRId64 " (%s) %s%s%s",
-	          call->task->id, call->task->name, silo_outcome_name (call->result->outcome),
-	          call->result->message[0] ? ": " : "", call->result->message);
-	call_event (call, &(struct silo_event){ .type = SILO_EVENT_RESULT,
-	                                        .result = call->result });
+		  call->task->id, call->task->name, silo_outcome_name (call->result->outcome),
+		  call->result->message[0] ? ": " : "", call->result->message);
+	call_event (call,
+		    &(struct silo_event){ .type = SILO_EVENT_RESULT, .result = call->result });
 	call_end (call);
 	return FLOW_WAIT;
 }
@@ -535,10 +540,11 @@ step_reply (struct call *call)
 /* -- the list --------------------------------------------------------------------------------------- */
 
 static enum flow (*const steps[]) (struct call *) = {
-	[CALL_ACCEPT] = step_accept, /* check limits and image, store: from here on it is not lost */
+	[CALL_ACCEPT] =
+	    step_accept, /* check limits and image, store: from here on it is not lost */
 	[CALL_WORKER] = step_worker, /* an idle one of this function, else start one */
 	[CALL_START] = step_start,   /* the attempt is on record */
-	[CALL_RUN] = step_run,	     /* hand it over; wait for result, exit, deadline or cancel */
+	[CALL_RUN] = step_run,       /* hand it over; wait for result, exit, deadline or cancel */
 	[CALL_FINISH] = step_finish, /* the result is on record */
 	[CALL_REPLY] = step_reply,   /* exactly one result to the caller */
 };
@@ -546,7 +552,7 @@ static enum flow (*const steps[]) (struct call *) = {
 static void
 call_resume (struct call *call)
 {
-	while (steps[call->step] (call) == FLOW_NEXT)
+	while (steps[call->step](call) == FLOW_NEXT)
 		call->step++;
 }
 

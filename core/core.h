@@ -98,6 +98,10 @@ void options_free (const struct silo_option *table, size_t row_size, void *self)
 /* The i-th row, padded with zeros to today's size; false after the last. */
 bool options_row (const struct silo_option *table, size_t row_size, size_t i,
 		  struct silo_option *ret);
+/* Bytes that an option of this type fills in an instance; 0: no such type. */
+size_t option_size (enum silo_option_type type);
+/* The word that was probably meant by `word`, or NULL. */
+const char *word_nearest (const char *word, const char *const *words, size_t n);
 
 /* -- settings.c: the [silo] section --------------------------------------- */
 
@@ -145,6 +149,15 @@ struct plugin {
  * file is no plugin of this kind. */
 int plugin_load (int kind, const char *name, struct plugin **ret, struct silo_error *err);
 void plugin_free (struct plugin *plugin); /* the shared object itself stays */
+/* SILO_KIND_...; 0 for a name that is none. */
+int kind_parse (const char *name, size_t len);
+/* The folders that are searched, colon-separated. */
+const char *plugin_folders (void);
+/* Every plugin of this kind (0: of all kinds) that can be loaded, and why others cannot:
+ * fn gets either a plugin, which it may keep and then frees, or an error. */
+typedef int plugin_fn (void *arg, const char *path, struct plugin *plugin,
+		       const struct silo_error *why);
+int plugin_each (int kind, plugin_fn *fn, void *arg, struct silo_error *err);
 
 /* -- instance.c: instances, wiring graph, start order ---------------------- */
 
@@ -176,6 +189,8 @@ struct silo_instance {
 	})
 void instance_enter (struct silo_instance *instance);
 void instance_leave (struct silo_instance *instance);
+/* End what start began, once; one that is not started is left alone. */
+void instance_stop (struct silo_instance *instance);
 
 struct instance_list {
 	struct silo_instance **item;
@@ -370,7 +385,24 @@ void run_as_free (struct run_as *run_as);
 /* Before any thread exists. */
 int namespace_enter (struct silo_error *err);
 
-/* -- control.c: STATE/silo.sock; serve.c: the daemon ------------------------------ */
+/* -- control.c: STATE/silo.sock, the daemon's side [loop] ------------------------- */
+
+/* One JSON object per line each way: {"op": ...} -> {"ok": true, ...} or
+ * {"ok": false, "code": "NOT_FOUND", "message": ...}.  docs/formats/control.md */
+struct control;
+int control_open (struct core *core, struct control **ret, struct silo_error *err);
+/* The daemon is ready: give the socket its name, answer. */
+int control_ready (struct control *control, struct silo_error *err);
+void control_close (struct control *control);
+
+/* -- client.c: STATE/silo.sock, the verbs' side ------------------------------------- */
+
+/* Ask the daemon of this state folder; SILO_UNAVAILABLE when none runs. */
+int client_ask (const char *state, const json_t *request, json_t **ret, struct silo_error *err);
+/* Return when a daemon is ready there; SILO_TIMEOUT after `ms`. */
+int client_wait (const char *state, int64_t ms, struct silo_error *err);
+
+/* -- serve.c: the daemon ---------------------------------------------------------------- */
 
 int serve_main (struct core *core);
 
@@ -391,6 +423,13 @@ cli_fn cmd_serve, cmd_index, cmd_images, cmd_rm, cmd_mount, cmd_umount, cmd_plug
 /* Print "silo: <message>" on stderr and return the exit status for it: 2 for errors of usage
  * and configuration (SILO_INVALID), else 1. */
 int cli_fail (const struct silo_error *err);
+/* SILO_INVALID when something is left behind the options that getopt has read. */
+int cli_no_arguments (struct cli *cli, struct silo_error *err);
+/* Read configuration and [silo] only, for verbs that ask the daemon. */
+int cli_settings (struct cli *cli, struct config **ret_config, struct settings **ret,
+		  struct silo_error *err);
+/* Print an indented JSON document on stdout; takes the reference. */
+int cli_json (json_t *json);
 /* The program: everything behind main (). */
 SILO_API int silo_main (int argc, char **argv);
 

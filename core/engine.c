@@ -25,10 +25,9 @@ engine_new (struct core *core, struct engine **ret, struct silo_error *err)
 	int r = names_new (&engine->names, err);
 	/* A deadline for each call, two timers for each worker, one of the engine's own. */
 	if (r == 0)
-		r = loop_reserve (core->loop,
-		                  (size_t) core->settings->max_queue +
-		                      2 * (size_t) engine->max_workers + 1,
-		                  err);
+		r = loop_reserve (
+		    core->loop,
+		    (size_t) core->settings->max_queue + 2 * (size_t) engine->max_workers + 1, err);
 	if (r < 0) {
 		engine_free (engine);
 		return r;
@@ -50,8 +49,8 @@ engine_free (struct engine *engine)
 /* -- functions ------------------------------------------------------------------ */
 
 int
-function_get (struct engine *engine, const struct silo_digest *code,
-              const struct image_copy *image, struct function **ret, struct silo_error *err)
+function_get (struct engine *engine, const struct silo_digest *code, const struct image_copy *image,
+	      struct function **ret, struct silo_error *err)
 {
 	struct function *function;
 
@@ -164,7 +163,7 @@ engine_dispatch (struct engine *engine)
 		if (engine->n_workers < engine->max_workers) {
 			if (worker_new (engine, function, &err) < 0)
 				call_fail (call, SILO_OUTCOME_EXHAUSTED, 0, "no worker: %s",
-				           err.msg);
+					   err.msg);
 			continue;
 		}
 		/* One place at a time: when it is free, this is called again. */
@@ -198,7 +197,7 @@ engine_drain (struct engine *engine, int64_t ms, loop_fn *quiet, void *arg)
 	engine->quiet = quiet;
 	engine->quiet_arg = arg;
 	loop_arm (engine->core->loop, &engine->drain_timer, silo_monotonic () + ms * 1000000,
-	          drain_over, engine);
+		  drain_over, engine);
 	atomic_store (&engine->draining, true);
 	engine_check_quiet (engine);
 }

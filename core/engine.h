@@ -35,7 +35,7 @@ struct engine {
 	atomic_bool draining;  /* refuse new calls */
 	atomic_ullong numbers; /* the last call number given */
 
-	struct call *calls;	    /* all of them, newest first */
+	struct call *calls;         /* all of them, newest first */
 	struct call *queue, **tail; /* those that wait for a worker, oldest first */
 	struct function *functions;
 	struct worker *workers;
@@ -43,7 +43,7 @@ struct engine {
 	int64_t started; /* silo_now () */
 
 	struct names *names; /* names.c: what functions were last sent under which name */
-	loop_fn *quiet;	     /* while draining: called once when no call and no worker is left */
+	loop_fn *quiet;      /* while draining: called once when no call and no worker is left */
 	void *quiet_arg;
 	struct loop_timer drain_timer;
 };
@@ -69,40 +69,40 @@ enum call_stamp {
 
 struct call {
 	struct engine *engine;
-	struct call *next, **link;		/* in engine->calls */
-	struct call *queue_next, **queue_link;	/* in engine->queue; link NULL: not in it */
+	struct call *next, **link;             /* in engine->calls */
+	struct call *queue_next, **queue_link; /* in engine->queue; link NULL: not in it */
 	uint64_t number;
 	enum call_step step;
-	bool busy;	/* a pool job has it: only the job may touch task, code and error */
+	bool busy;      /* a pool job has it: only the job may touch task, code and error */
 	bool cancelled; /* the caller gave up */
 	bool stored;
-	bool hold;	/* no OUTPUT now */
+	bool hold;      /* no OUTPUT now */
 	bool abandoned; /* the daemon stops: leave it unfinished in storage */
 
 	struct silo_task *task; /* owned copy */
-	void *code;		/* owned; freed once stored */
+	void *code;             /* owned; freed once stored */
 	size_t code_len;
 	silo_event_fn *fn; /* NULL: nobody listens (any more) */
 	void *arg;
 
 	struct function *function;
-	struct worker *worker;	    /* from CALL_START until it has the result */
+	struct worker *worker;      /* from CALL_START until it has the result */
 	struct image_copy *image;   /* from CALL_ACCEPT */
 	struct silo_result *result; /* set: on its way to CALL_FINISH */
-	int marks;		    /* output streams that end with a mark; -1: no result yet */
+	int marks;                  /* output streams that end with a mark; -1: no result yet */
 	struct silo_buf out, err;   /* kept output */
 	bool truncated;
 	int64_t stamps[STAMP_COUNT];
 	struct loop_timer deadline;
 	struct pool_job job;
 	struct silo_error error; /* of the job */
-	int outcome;		 /* of the job, when it fails */
+	int outcome;             /* of the job, when it fails */
 	struct loop_post post;
 };
 
 /* [any] A new call, not yet known to the engine; task and code are copied. */
 int call_new (struct engine *engine, const struct silo_task *task, struct silo_bytes code,
-              silo_event_fn *fn, void *arg, struct call **ret, struct silo_error *err);
+	      silo_event_fn *fn, void *arg, struct call **ret, struct silo_error *err);
 void call_free (struct call *call); /* [any] only before call_begin */
 /* From now on it is the engine's.  `stored` is set for a task of an earlier daemon. */
 void call_begin (struct call *call);
@@ -126,7 +126,7 @@ void call_set_hold (struct call *call, bool hold);
 int engine_new (struct core *core, struct engine **ret, struct silo_error *err);
 void engine_free (struct engine *engine);
 int function_get (struct engine *engine, const struct silo_digest *code,
-                  const struct image_copy *image, struct function **ret, struct silo_error *err);
+		  const struct image_copy *image, struct function **ret, struct silo_error *err);
 void function_unref (struct engine *engine, struct function *function);
 void engine_enqueue (struct engine *engine, struct call *call);
 void engine_dequeue (struct engine *engine, struct call *call);
@@ -145,19 +145,19 @@ void names_free (struct names *names);
 /* [pool] Store the code of `task` (if given) and its name; SILO_NOTFOUND when no code is given
  * and none is stored. */
 int names_store (struct core *core, struct names *names, const struct silo_task *task,
-                 struct silo_bytes code, struct silo_error *err);
+		 struct silo_bytes code, struct silo_error *err);
 /* [pool] Read a function record and hand it on. */
 int names_read (struct core *core, const char *name, silo_function_reply_fn *fn, void *arg,
-                struct silo_error *err);
+		struct silo_error *err);
 
 /* -- worker.c -------------------------------------------------------------------- */
 
 enum worker_state {
 	WORKER_STARTING, /* a pool job mounts and starts */
-	WORKER_BOOTING,	 /* the process runs, the runner has not asked for work yet */
-	WORKER_BUSY,	 /* has a call, or has not asked again after one */
-	WORKER_IDLE,	 /* asks for work */
-	WORKER_ENDING,	 /* told to go, or killed */
+	WORKER_BOOTING,  /* the process runs, the runner has not asked for work yet */
+	WORKER_BUSY,     /* has a call, or has not asked again after one */
+	WORKER_IDLE,     /* asks for work */
+	WORKER_ENDING,   /* told to go, or killed */
 	WORKER_REMOVING, /* the process is gone; a pool job removes the rest */
 };
 
@@ -168,7 +168,7 @@ enum worker_state {
 struct stream {
 	struct worker *worker;
 	int number; /* 1 stdout, 2 stderr */
-	int fd;	    /* -1: ended */
+	int fd;     /* -1: ended */
 	struct loop_io io;
 	int marks; /* since the current call began */
 	size_t n_carry;

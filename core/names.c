@@ -9,7 +9,7 @@
 #define NAMES_SLOTS 1024
 
 struct names {
-	pthread_mutex_t lock;		       /* protects both tables */
+	pthread_mutex_t lock;                   /* protects both tables */
 	struct silo_digest code[NAMES_SLOTS];   /* digests of code that is stored */
 	struct silo_digest record[NAMES_SLOTS]; /* digests of function records that are */
 };
@@ -66,7 +66,7 @@ ignore_thing (void *arg SILO_UNUSED, const struct silo_thing *thing SILO_UNUSED)
 
 static int
 store_code (struct core *core, struct names *names, const struct silo_digest *digest,
-            struct silo_bytes code, struct silo_error *err)
+	    struct silo_bytes code, struct silo_error *err)
 {
 	struct silo_digest *slot = &names->code[slot_of (digest->b, sizeof (digest->b))];
 	char hex[SILO_DIGEST_HEX + 1];
@@ -76,13 +76,13 @@ store_code (struct core *core, struct names *names, const struct silo_digest *di
 		return 0;
 	silo_digest_hex (digest, hex);
 	r = instance_call (core->wiring.storage, storage, thing_get, "code", hex, ignore_thing,
-	                   NULL, err);
+			   NULL, err);
 	if (r == SILO_NOTFOUND && !code.len)
-		return silo_fail (err, SILO_NOTFOUND, "no function %.16s... is stored: send its code",
-		                  hex);
+		return silo_fail (err, SILO_NOTFOUND,
+				  "no function %.16s... is stored: send its code", hex);
 	if (r == SILO_NOTFOUND)
 		r = instance_call (core->wiring.storage, storage, thing_put,
-		                   &(struct silo_thing){ "code", hex, code, silo_now () }, err);
+				   &(struct silo_thing){ "code", hex, code, silo_now () }, err);
 	if (r == 0)
 		remember (names, slot, digest);
 	return r;
@@ -90,7 +90,7 @@ store_code (struct core *core, struct names *names, const struct silo_digest *di
 
 static int
 store_record (struct core *core, struct names *names, const struct silo_task *task,
-              struct silo_error *err)
+	      struct silo_error *err)
 {
 	struct silo_digest *slot = &names->record[slot_of (task->name, strlen (task->name))];
 	char hex[SILO_DIGEST_HEX + 1];
@@ -99,11 +99,13 @@ store_record (struct core *core, struct names *names, const struct silo_task *ta
 	silo_digest_hex (&task->function, hex);
 	_cleanup_json_ json_t *record =
 	    json_pack ("{s:s, s:s, s:s, s:s, s:s, s:I}", "name", task->name, "code", hex, "image",
-	               task->image, "python", task->python, "source", task->source, "timeout_ms",
-	               (json_int_t) task->timeout_ms);
+		       task->image, "python", task->python, "source", task->source, "timeout_ms",
+		       (json_int_t) task->timeout_ms);
 	if (!record)
-		return silo_fail (err, SILO_INVALID, "function %.100s: its name, image, Python "
-		                  "version and source must be UTF-8", task->name);
+		return silo_fail (err, SILO_INVALID,
+				  "function %.100s: its name, image, Python "
+				  "version and source must be UTF-8",
+				  task->name);
 	_cleanup_free_ char *text = json_dumps (record, JSON_COMPACT);
 	if (!text)
 		return silo_fail_nomem (err);
@@ -122,7 +124,7 @@ store_record (struct core *core, struct names *names, const struct silo_task *ta
 
 int
 names_store (struct core *core, struct names *names, const struct silo_task *task,
-             struct silo_bytes code, struct silo_error *err)
+	     struct silo_bytes code, struct silo_error *err)
 {
 	int r = store_code (core, names, &task->function, code, err);
 	if (r == 0 && task->name[0] && !(task->flags & SILO_TASK_EXTERNAL))
@@ -145,14 +147,14 @@ read_record (void *arg, const struct silo_thing *thing)
 	json_error_t where;
 	json_int_t timeout = 0;
 
-	_cleanup_json_ json_t *record =
-	    json_loadb (thing->value.data, thing->value.len, 0, &where);
-	if (!record || json_unpack (record, "{s:s, s:s, s:s, s:s, s:I}", "code", &code, "image",
-	                            &function.image, "python", &function.python, "source",
-	                            &function.source, "timeout_ms", &timeout) < 0 ||
+	_cleanup_json_ json_t *record = json_loadb (thing->value.data, thing->value.len, 0, &where);
+	if (!record ||
+	    json_unpack (record, "{s:s, s:s, s:s, s:s, s:I}", "code", &code, "image",
+			 &function.image, "python", &function.python, "source", &function.source,
+			 "timeout_ms", &timeout) < 0 ||
 	    silo_digest_parse (code, &function.digest, &err) < 0) {
 		silo_fail (&err, SILO_DATALOSS, "the stored record of function %.100s is damaged",
-		           thing->name);
+			   thing->name);
 		reader->fn (reader->arg, NULL, &err);
 		return 0;
 	}
@@ -163,12 +165,12 @@ read_record (void *arg, const struct silo_thing *thing)
 
 int
 names_read (struct core *core, const char *name, silo_function_reply_fn *fn, void *arg,
-            struct silo_error *err)
+	    struct silo_error *err)
 {
 	struct names_reader reader = { fn, arg };
 
 	int r = instance_call (core->wiring.storage, storage, thing_get, "function", name,
-	                       read_record, &reader, err);
+			       read_record, &reader, err);
 	if (r == SILO_NOTFOUND)
 		return silo_fail (err, r, "no function was ever sent under the name %.100s", name);
 	return r;

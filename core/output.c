@@ -9,11 +9,11 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 
-#define MARK_BYTE  0x1e
-#define MARK_SIZE  (WORKER_MARK + 2)
-#define READ_SIZE  65536
-#define MARK_WAIT  2000000000 /* ns that a mark may come after the result that announced it */
-#define DRAIN_READS 64	     /* of READ_SIZE: more than a pipe can hold */
+#define MARK_BYTE   0x1e
+#define MARK_SIZE   (WORKER_MARK + 2)
+#define READ_SIZE   65536
+#define MARK_WAIT   2000000000 /* ns that a mark may come after the result that announced it */
+#define DRAIN_READS 64         /* of READ_SIZE: more than a pipe can hold */
 
 /* Bytes of user code, without marks. */
 static void
@@ -138,7 +138,7 @@ output_open (struct worker *worker, struct silo_error *err)
 		if (flags < 0 || fcntl (fds[i], F_SETFL, flags | O_NONBLOCK) < 0)
 			return silo_fail_sys (err, errno, "output of worker %s", worker->id);
 		int r = loop_watch (worker->engine->core->loop, &stream->io, fds[i], EPOLLIN,
-		                    stream_ready, stream, err);
+				    stream_ready, stream, err);
 		if (r < 0)
 			return r;
 		stream->fd = fds[i];
@@ -171,7 +171,7 @@ output_hold (struct worker *worker, bool hold)
 	for (int i = 0; i < 2; i++)
 		if (worker->streams[i].fd >= 0)
 			loop_rewatch (worker->engine->core->loop, &worker->streams[i].io,
-			              hold ? 0 : EPOLLIN);
+				      hold ? 0 : EPOLLIN);
 }
 
 void
@@ -195,7 +195,7 @@ marks_late (void *arg)
 		return;
 	}
 	silo_log (&worker->engine->core->host, SILO_WARN,
-	          "task %lld: its output did not end with a mark", (long long) call->task->id);
+		  "task %lld: its output did not end with a mark", (long long) call->task->id);
 	call_output_done (call, true);
 }
 
@@ -203,5 +203,5 @@ void
 output_await (struct worker *worker)
 {
 	loop_arm (worker->engine->core->loop, &worker->mark_timer, silo_monotonic () + MARK_WAIT,
-	          marks_late, worker);
+		  marks_late, worker);
 }

@@ -20,8 +20,8 @@ worker_state_name (enum worker_state state)
 {
 	static const char *const names[] = {
 		[WORKER_STARTING] = "starting", [WORKER_BOOTING] = "booting",
-		[WORKER_BUSY] = "busy",		[WORKER_IDLE] = "idle",
-		[WORKER_ENDING] = "ending",	[WORKER_REMOVING] = "removing",
+		[WORKER_BUSY] = "busy",         [WORKER_IDLE] = "idle",
+		[WORKER_ENDING] = "ending",     [WORKER_REMOVING] = "removing",
 	};
 	return names[state];
 }
@@ -34,7 +34,7 @@ static void
 worker_arm (struct worker *worker, int64_t ms, loop_fn *fn)
 {
 	loop_arm (worker->engine->core->loop, &worker->timer, silo_monotonic () + ms * 1000000, fn,
-	          worker);
+		  worker);
 }
 
 /* Answer its waiting request: there is nothing more to do. */
@@ -63,7 +63,7 @@ start_mount (struct worker *worker, char *root, size_t size, struct silo_error *
 		r = files_mkdir (scratch, err);
 	if (r == 0)
 		r = image_meta_path (core, &worker->function->image->image, meta, sizeof (meta),
-		                     err);
+				     err);
 	if (r < 0)
 		return r;
 	struct silo_rootfs_spec spec = {
@@ -131,7 +131,7 @@ start_work (void *arg)
 	struct silo_error *err = &worker->error;
 
 	int r = silo_state_path (&worker->engine->core->host, "run/workers", worker->folder,
-	                         sizeof (worker->folder) - WORKER_ID - 2, err);
+				 sizeof (worker->folder) - WORKER_ID - 2, err);
 	if (r == 0) {
 		size_t n = strlen (worker->folder);
 		snprintf (worker->folder + n, sizeof (worker->folder) - n, "/%s", worker->id);
@@ -155,7 +155,7 @@ start_failed (struct worker *worker, const char *why)
 	for (struct call *call = engine->queue; call; call = call->queue_next) {
 		if (call->function == worker->function) {
 			call_fail (call, SILO_OUTCOME_START, worker->status,
-			           "the container did not start: %s", why);
+				   "the container did not start: %s", why);
 			return;
 		}
 	}
@@ -169,7 +169,7 @@ startup_late (void *arg)
 	char why[120];
 
 	snprintf (why, sizeof (why), "its runner did not connect within %" PRId64 " ms",
-	          worker->engine->core->settings->startup_timeout);
+		  worker->engine->core->settings->startup_timeout);
 	start_failed (worker, why);
 	worker->state = WORKER_ENDING;
 	worker_timer_kill (worker);
@@ -187,7 +187,7 @@ start_done (void *arg)
 		err->code = output_open (worker, err);
 	if (err->code == 0)
 		err->code = loop_watch (core->loop, &worker->exit_io, worker->process.pidfd,
-		                        EPOLLIN, worker_exited, worker, err);
+					EPOLLIN, worker_exited, worker, err);
 	if (err->code < 0) {
 		start_failed (worker, err->msg);
 		worker_remove (worker);
@@ -236,9 +236,8 @@ worker_new (struct engine *engine, struct function *function, struct silo_error 
 	worker->exit_io.fd = -1;
 	worker->boot_log.max = BOOT_LOG;
 	for (int i = 0; i < 2; i++)
-		worker->streams[i] = (struct stream){
-			.worker = worker, .number = i + 1, .fd = -1, .io.fd = -1
-		};
+		worker->streams[i] =
+		    (struct stream){ .worker = worker, .number = i + 1, .fd = -1, .io.fd = -1 };
 	worker->stamps[STAMP_SPAWN] = silo_monotonic ();
 
 	worker->next = engine->workers;
@@ -261,8 +260,8 @@ worker_find (struct engine *engine, const char *token)
 	for (struct worker *worker = engine->workers; worker; worker = worker->next)
 		if (strncmp (worker->id, token, WORKER_ID) == 0)
 			return silo_secret_equal (worker->token, strlen (worker->token), token, len)
-			           ? worker
-			           : NULL;
+				   ? worker
+				   : NULL;
 	return NULL;
 }
 
@@ -289,7 +288,7 @@ worker_wants (struct worker *worker, silo_work_fn *fn, void *arg)
 	if (worker->next_fn || worker->state == WORKER_STARTING ||
 	    (worker->call && worker->call->marks < 0)) {
 		silo_fail (&err, SILO_ABORTED,
-		           "worker %s has a request waiting or a task without result", worker->id);
+			   "worker %s has a request waiting or a task without result", worker->id);
 		fn (arg, NULL, &err);
 		return;
 	}
@@ -313,7 +312,7 @@ worker_run (struct worker *worker)
 {
 	const struct silo_task *task = worker->call->task;
 	struct silo_work work = { task->id, task->attempt, task->function, task->args,
-		                  task->kwargs };
+				  task->kwargs };
 	silo_work_fn *fn = worker->next_fn;
 
 	loop_disarm (worker->engine->core->loop, &worker->timer);
@@ -344,10 +343,10 @@ kill_work (void *arg)
 
 	/* Gone already is what was wanted. */
 	int r = instance_call (worker->engine->core->container, container, kill, worker->id,
-	                       worker->kill_signal, &err);
+			       worker->kill_signal, &err);
 	if (r < 0 && r != SILO_NOTFOUND)
 		silo_log (&worker->engine->core->host, SILO_WARN, "killing worker %s: %s",
-		          worker->id, err.msg);
+			  worker->id, err.msg);
 }
 
 static void
@@ -416,11 +415,11 @@ crash_text (int status, char *ret, size_t size)
 {
 	if (status > 128 && status < 128 + NSIG && sigabbrev_np (status - 128))
 		snprintf (ret, size, "the process was ended by signal %d (SIG%s)%s", status - 128,
-		          sigabbrev_np (status - 128),
-		          status == 128 + SIGKILL ? "; out of memory?" : "");
+			  sigabbrev_np (status - 128),
+			  status == 128 + SIGKILL ? "; out of memory?" : "");
 	else
 		snprintf (ret, size, "the process exited with status %d before it gave a result",
-		          status);
+			  status);
 }
 
 static int
@@ -480,8 +479,7 @@ remove_work (void *arg)
 		silo_log (&core->host, SILO_WARN, "removing container %s: %s", worker->id, err.msg);
 	if (worker->process.pidfd >= 0) /* started, but could not be watched */
 		silo_process_wait (&worker->process, &worker->status, NULL);
-	if (worker->mount &&
-	    instance_call (core->rootfs, rootfs, unmount, worker->mount, &err) < 0)
+	if (worker->mount && instance_call (core->rootfs, rootfs, unmount, worker->mount, &err) < 0)
 		silo_log (&core->host, SILO_WARN, "unmounting worker %s: %s", worker->id, err.msg);
 	if (worker->folder[0] && files_remove (worker->folder, &err) < 0)
 		silo_log (&core->host, SILO_WARN, "worker %s: %s", worker->id, err.msg);
