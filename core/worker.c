@@ -48,6 +48,30 @@ worker_dismiss (struct worker *worker)
 		fn (worker->next_arg, NULL, NULL);
 }
 
+static void
+idle_long (void *arg)
+{
+	worker_end (arg);
+}
+
+static void
+worker_idle (struct worker *worker)
+{
+	worker->state = WORKER_IDLE;
+	worker_arm (worker, worker->engine->core->settings->scaledown_window, idle_long);
+	engine_dispatch (worker->engine);
+	engine_check_quiet (worker->engine);
+}
+
+/* Its runner has asked for work for the first time. */
+static void
+worker_connected (struct worker *worker)
+{
+	worker->function->starting--;
+	worker->stamps[STAMP_CONNECTED] = silo_monotonic ();
+	worker_idle (worker);
+}
+
 /* -- start ---------------------------------------------------------------------- */
 
 static int
@@ -189,6 +213,7 @@ start_done (void *arg)
 		err->code = loop_watch (core->loop, &worker->exit_io, worker->process.pidfd,
 					EPOLLIN, worker_exited, worker, err);
 	if (err->code < 0) {
+		worker_dismiss (worker);
 		start_failed (worker, err->msg);
 		worker_remove (worker);
 		return;
@@ -196,6 +221,8 @@ start_done (void *arg)
 	worker_arm (worker, core->settings->startup_timeout, startup_late);
 	if (worker->doomed)
 		worker_kill (worker);
+	else if (worker->next_fn)
+		worker_connected (worker);
 }
 
 static int
@@ -265,30 +292,14 @@ worker_find (struct engine *engine, const char *token)
 	return NULL;
 }
 
-static void
-idle_long (void *arg)
-{
-	worker_end (arg);
-}
-
-static void
-worker_idle (struct worker *worker)
-{
-	worker->state = WORKER_IDLE;
-	worker_arm (worker, worker->engine->core->settings->scaledown_window, idle_long);
-	engine_dispatch (worker->engine);
-	engine_check_quiet (worker->engine);
-}
-
 void
 worker_wants (struct worker *worker, silo_work_fn *fn, void *arg)
 {
 	struct silo_error err;
 
-	if (worker->next_fn || worker->state == WORKER_STARTING ||
-	    (worker->call && worker->call->marks < 0)) {
+	if (worker->next_fn || (worker->call && worker->call->marks < 0)) {
 		silo_fail (&err, SILO_ABORTED,
-			   "worker %s has a request waiting or a task without result", worker->id);
+		           "worker %s has a request waiting or a task without result", worker->id);
 		fn (arg, NULL, &err);
 		return;
 	}
@@ -298,12 +309,11 @@ worker_wants (struct worker *worker, silo_work_fn *fn, void *arg)
 	}
 	worker->next_fn = fn;
 	worker->next_arg = arg;
-	if (worker->state == WORKER_BOOTING) {
-		worker->function->starting--;
-		worker->stamps[STAMP_CONNECTED] = silo_monotonic ();
-	}
-	/* With a call it waits for that call's output. */
-	if (!worker->call)
+	/* A container can be faster than the word that it has started (STARTING); with a call
+	 * it waits for that call's output. */
+	if (worker->state == WORKER_BOOTING)
+		worker_connected (worker);
+	else if (worker->state == WORKER_BUSY && !worker->call)
 		worker_idle (worker);
 }
 
