@@ -4,9 +4,20 @@ EXTRA_DIST += $(grpc_protos) %D%/README.md
 
 if WITH_TRANSPORT_GRPC
 plugin_LTLIBRARIES += transport-grpc.la
-transport_grpc_la_SOURCES = %D%/grpc.c
+transport_grpc_la_SOURCES = \
+	%D%/server.h \
+	%D%/grpc.c \
+	%D%/door.c \
+	%D%/call.c \
+	%D%/send.c \
+	%D%/method.c \
+	%D%/v1.c \
+	%D%/legacy.c \
+	%D%/codec.c \
+	%D%/log.c
 nodist_transport_grpc_la_SOURCES = $(grpc_generated)
-transport_grpc_la_CPPFLAGS = $(AM_CPPFLAGS) -I$(builddir)/%D% $(TRANSPORT_GRPC_CFLAGS)
+transport_grpc_la_CPPFLAGS = $(AM_CPPFLAGS) -I$(builddir)/%D% \
+	-DSILO_VERSION='"$(PACKAGE_VERSION)"' $(TRANSPORT_GRPC_CFLAGS)
 transport_grpc_la_LDFLAGS = $(module_ldflags)
 transport_grpc_la_LIBADD = libsilo.la $(TRANSPORT_GRPC_LIBS)
 
