@@ -146,17 +146,6 @@ silo_wrap (struct silo_error *err, const char *fmt, ...)
 	return err->code ? err->code : SILO_INTERNAL;
 }
 
-const char *
-silo_kind_name (int kind)
-{
-	static const char *const names[] = {
-		[SILO_KIND_TRANSPORT] = "transport", [SILO_KIND_STORAGE] = "storage",
-		[SILO_KIND_CONTENT] = "content",     [SILO_KIND_IMAGE] = "image",
-		[SILO_KIND_ROOTFS] = "rootfs",       [SILO_KIND_CONTAINER] = "container",
-	};
-	return kind > 0 && kind < (int) ARRAY_SIZE (names) ? names[kind] : NULL;
-}
-
 static const struct {
 	const char *name;
 	int code;
