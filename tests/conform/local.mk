@@ -1,2 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-# One suite per plugin kind, run on every plugin.
+# silo-conform: one suite per plugin kind, run on every plugin that is built.
+# It is installed, too: `silo plugins test` runs it for authors of plugins.
+
+conformdir = $(libexecdir)/silo
+conform_PROGRAMS = silo-conform
+silo_conform_SOURCES = \
+	%D%/conform.h \
+	%D%/main.c \
+	%D%/missing.c \
+	%D%/storage.h \
+	%D%/storage.c \
+	%D%/storage-names.c \
+	%D%/storage-process.c
+silo_conform_CPPFLAGS = $(test_cppflags)
+
+# KIND-NAME.sh runs the suite of KIND on plugin NAME.
+conform_scripts =
+if WITH_STORAGE_SQLITE
+conform_scripts += %D%/storage-sqlite.sh
+endif
+if WITH_STORAGE_FILES
+conform_scripts += %D%/storage-files.sh
+endif
+
+TESTS += $(conform_scripts)
+EXTRA_DIST += \
+	%D%/storage-sqlite.sh \
+	%D%/storage-files.sh
