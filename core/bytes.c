@@ -5,6 +5,7 @@
  */
 #include "core.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <sys/random.h>
 #include <time.h>
@@ -63,6 +64,37 @@ silo_buf_addf (struct silo_buf *buf, struct silo_error *err, const char *fmt, ..
 	vsnprintf ((char *) buf->data + buf->len, (size_t) n + 1, fmt, ap);
 	va_end (ap);
 	buf->len += (size_t) n;
+	return 0;
+}
+
+int
+silo_buf_add_file (struct silo_buf *buf, const char *path, struct silo_error *err)
+{
+	_cleanup_close_ int fd = open (path, O_RDONLY | O_CLOEXEC);
+	size_t before = buf->len;
+	ssize_t n = -1;
+
+	if (fd < 0)
+		return silo_fail_sys (err, errno, "%s", path);
+	while (n != 0) {
+		/* At the limit one more byte tells whether the file ends there. */
+		size_t room = buf->max - buf->len < 4096 ? buf->max - buf->len : 4096;
+		char beyond;
+		int r = silo_buf_reserve (buf, room, err);
+		if (r < 0)
+			return r;
+		n = room ? read (fd, buf->data + buf->len, room) : read (fd, &beyond, 1);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 || (n > 0 && !room)) {
+			buf->len = before;
+			return n < 0 ? silo_fail_sys (err, errno, "%s", path)
+				     : silo_fail (err, SILO_EXHAUSTED, "%s has more than %zu bytes",
+						  path, buf->max - before);
+		}
+		buf->len += (size_t) n;
+		buf->data[buf->len] = 0;
+	}
 	return 0;
 }
 
@@ -226,15 +258,14 @@ silo_base64_decode (const char *text, size_t len, struct silo_buf *to, struct si
 	if (len % 4)
 		return silo_fail (err, SILO_INVALID,
 				  "%zu characters are no base64: expected a multiple of 4", len);
-	int r = silo_buf_reserve (to, len / 4 * 3, err);
+	size_t padding = !len || text[len - 1] != '=' ? 0 : text[len - 2] == '=' ? 2 : 1;
+	int r = silo_buf_reserve (to, len / 4 * 3 - padding, err);
 	if (r < 0)
 		return r;
 
 	unsigned char *out = to->data + to->len;
 	for (size_t i = 0; i < len; i += 4) {
-		bool last = i + 4 == len;
-		size_t pad =
-		    !last ? 0 : (text[i + 3] == '=') + (text[i + 3] == '=' && text[i + 2] == '=');
+		size_t pad = i + 4 == len ? padding : 0;
 		uint32_t group = 0;
 		for (size_t j = 0; j < 4; j++) {
 			int v = j >= 4 - pad ? 0 : base64_value ((unsigned char) text[i + j]);

@@ -42,6 +42,8 @@ SILO_API int silo_buf_addf (struct silo_buf *buf, struct silo_error *err, const 
     SILO_PRINTF (3, 4);
 /* Make room for `len` more bytes at data + len; the caller then adds to len. */
 SILO_API int silo_buf_reserve (struct silo_buf *buf, size_t len, struct silo_error *err);
+/* Append a whole file. */
+SILO_API int silo_buf_add_file (struct silo_buf *buf, const char *path, struct silo_error *err);
 /* Free what it holds and make it empty again; NULL is allowed. */
 SILO_API void silo_buf_free (struct silo_buf *buf);
 

@@ -5,12 +5,9 @@
  */
 #include "server.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <grpc/grpc_security.h>
 
 #define SERVER_PEM_MAX (1024 * 1024)
@@ -198,30 +195,6 @@ faces_close (struct server *server)
 
 /* -- addresses ------------------------------------------------------------------ */
 
-static int
-server_read_pem (const char *path, struct silo_buf *to, struct silo_error *err)
-{
-	int fd = open (path, O_RDONLY | O_CLOEXEC), r = 0;
-	ssize_t n = 1;
-
-	if (fd < 0)
-		return silo_fail_sys (err, errno, "%s", path);
-	while (r == 0 && n > 0) {
-		r = silo_buf_reserve (to, 4096, err);
-		if (r < 0)
-			break;
-		n = read (fd, to->data + to->len, 4096);
-		if (n < 0)
-			r = silo_fail_sys (err, errno, "%s", path);
-		else
-			to->len += (size_t) n;
-	}
-	close (fd);
-	if (r == 0)
-		to->data[to->len] = 0;
-	return r;
-}
-
 /* gRPC takes no descriptor for TLS: give the address back and let it bind. */
 static int
 server_bind_tls (struct server *server, struct silo_listener *listener, struct silo_error *err)
@@ -229,9 +202,9 @@ server_bind_tls (struct server *server, struct silo_listener *listener, struct s
 	SILO_CLEANUP (silo_buf_free)
 	struct silo_buf cert = SILO_BUF (SERVER_PEM_MAX), key = SILO_BUF (SERVER_PEM_MAX);
 
-	int r = server_read_pem (server->tls_cert, &cert, err);
+	int r = silo_buf_add_file (&cert, server->tls_cert, err);
 	if (r == 0)
-		r = server_read_pem (server->tls_key, &key, err);
+		r = silo_buf_add_file (&key, server->tls_key, err);
 	if (r < 0)
 		return r;
 	grpc_ssl_pem_key_cert_pair pair = { .private_key = (char *) key.data,
