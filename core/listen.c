@@ -197,7 +197,7 @@ listen_tcp (const char *address, bool exposed, struct silo_listener *ret, struct
 					.ai_flags = AI_PASSIVE | AI_NUMERICSERV };
 	SILO_CLEANUP (listen_free_info) struct addrinfo *info = NULL;
 	char host[256];
-	const char *port;
+	const char *port = "";
 
 	int r = listen_split (address, host, sizeof (host), &port, err);
 	if (r < 0)
