@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-EXTRA_DIST += %D%/tap.h
+EXTRA_DIST += %D%/tap.h %D%/lsan.supp
 
 include %D%/unit/local.mk
 include %D%/conform/local.mk
 include %D%/functional/local.mk
 include %D%/fuzz/local.mk
+include %D%/abi/local.mk
