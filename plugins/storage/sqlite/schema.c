@@ -17,6 +17,7 @@
 #include "sqlite.h"
 
 #define APPLICATION_ID 0x53494c4f /* "SILO" */
+#define MIN_PAGE       512        /* no database is smaller */
 
 /* Step i brings a database from user_version i to i + 1.  Steps that were released are
  * never edited. */
@@ -308,11 +309,19 @@ check_file (struct sqlite *s, struct silo_error *err)
 	if (!S_ISREG (st.st_mode))
 		return silo_fail (err, SILO_INVALID, "%s is not a file, expected a database",
 				  s->path);
+	/* Asked here because what SQLite says of it, having tried to make the log, misleads. */
+	if (faccessat (AT_FDCWD, s->path, W_OK, AT_EACCESS) < 0)
+		return silo_fail_sys (err, errno, "%s", s->path);
 	if (st.st_size == 0)
 		return silo_fail (err, SILO_DATALOSS,
 				  "%s is empty, its contents are lost: put a backup in its place, "
 				  "or remove it to begin anew",
 				  s->path);
+	/* SQLite takes a file without a whole header for an empty database. */
+	if (st.st_size < MIN_PAGE)
+		return silo_fail (err, SILO_DATALOSS,
+				  "%s is not a database, or has been cut off: it has %lld bytes",
+				  s->path, (long long) st.st_size);
 	return 0;
 }
 
@@ -387,8 +396,8 @@ explain (int r, struct silo_error *err)
 		return r;
 	cause = *err;
 	return silo_fail (err, r,
-			  "%.150s; put a backup in its place, or save what is left with sqlite3's "
-			  ".recover",
+			  "%.140s; put a backup in its place, or save what is left as "
+			  "docs/formats/storage.md says",
 			  cause.msg);
 }
 

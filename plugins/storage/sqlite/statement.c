@@ -77,11 +77,15 @@ sqlite_fail (struct sqlite *s, sqlite3 *db, int rc, struct silo_error *err)
 	case SQLITE_NOTADB:
 		return silo_fail (err, SILO_DATALOSS, "%s: %s", s->path, msg);
 	case SQLITE_IOERR:
-	case SQLITE_CANTOPEN:
-		/* Not all of what a full disk causes is reported as SQLITE_FULL. */
-		if (sys)
-			return silo_fail_sys (err, sys, "%s: %s", s->path, msg);
-		return silo_fail (err, SILO_INTERNAL, "%s: %s", s->path, msg);
+	case SQLITE_CANTOPEN: {
+		/* Not all of what a full disk causes is reported as SQLITE_FULL.  The errno may
+		 * be that of an earlier, harmless failure: only these are believed. */
+		bool clear = sys == ENOSPC || sys == EDQUOT || sys == EMFILE || sys == ENFILE ||
+			     sys == EACCES || sys == EROFS;
+		return clear ? silo_fail_sys (err, sys, "%s: %s", s->path, msg)
+			     : silo_fail (err, SILO_INTERNAL, "%s: %s (SQLite code %d)", s->path,
+					  msg, rc);
+	}
 	case SQLITE_READONLY:
 	case SQLITE_PERM:
 		return silo_fail (err, SILO_DENIED, "%s: %s", s->path, msg);
