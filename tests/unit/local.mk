@@ -3,10 +3,12 @@
 # so they also reach what libsilo.so does not show.
 unit_tests = \
 	%D%/bytes \
+	%D%/files \
 	%D%/loop \
 	%D%/spawn
 
 %C%_bytes_CPPFLAGS = $(test_cppflags)
+%C%_files_CPPFLAGS = $(test_cppflags)
 %C%_loop_CPPFLAGS = $(test_cppflags)
 %C%_spawn_CPPFLAGS = $(test_cppflags)
 
