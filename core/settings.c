@@ -35,8 +35,9 @@ const struct silo_option settings_table[] = {
 	     "instances that run containers; the first that works on this machine is used"),
 	ROW (SILO_LIST, log, "info",
 	     "error, warn, info or debug; also COMPONENT=LEVEL, as in rootfs.fuse=debug"),
-	ROW (SILO_PATH, runner, SILO_RUNNER_DIR,
-	     "folder with runner.py and cloudpickle, bound into containers"),
+	ROW (SILO_PATH, runner, "",
+	     "folder with runner.py and cloudpickle, bound into containers; empty: the installed "
+	     "one"),
 	RANGE (SILO_INT, max_workers, "0", 0, 10000,
 	       "containers at once; 0: twice the processors, at least 4"),
 	RANGE (SILO_INT, max_queue, "10000", 1, 10000000,
@@ -125,6 +126,26 @@ state_resolve (const struct config *config, const char **state, struct silo_erro
 	return 0;
 }
 
+/* Paths could not be completed before the state folder was known. */
+static int
+settings_resolve (const struct config *config, struct settings *settings, struct silo_error *err)
+{
+	char *runner;
+
+	int r = state_resolve (config, &settings->state, err);
+	if (r < 0 || settings->runner[0] == '/')
+		return r;
+	if (!settings->runner[0])
+		r = util_strdup (SILO_RUNNER_DIR, &runner, err);
+	else if (asprintf (&runner, "%s/%s", settings->state, settings->runner) < 0)
+		r = silo_fail_nomem (err);
+	if (r < 0)
+		return r;
+	free ((char *) settings->runner);
+	settings->runner = runner;
+	return 0;
+}
+
 int
 settings_load (const struct config *config, struct settings **ret, struct silo_error *err)
 {
@@ -134,20 +155,10 @@ settings_load (const struct config *config, struct settings **ret, struct silo_e
 	if (!settings)
 		return silo_fail_nomem (err);
 
-	/* The state folder first: other paths start there. */
 	int r = options_fill (&scope, "silo", section, settings_table, sizeof (settings_table[0]),
 			      settings, err);
 	if (r == 0)
-		r = state_resolve (config, &settings->state, err);
-	if (r == 0 && settings->runner[0] && settings->runner[0] != '/') {
-		char *runner;
-		if (asprintf (&runner, "%s/%s", settings->state, settings->runner) < 0)
-			r = silo_fail_nomem (err);
-		else {
-			free ((char *) settings->runner);
-			settings->runner = runner;
-		}
-	}
+		r = settings_resolve (config, settings, err);
 	if (r < 0) {
 		settings_free (settings);
 		return r;
