@@ -510,18 +510,22 @@ wiring_start (struct core *core, struct silo_error *err)
 }
 
 void
+instance_stop (struct silo_instance *instance)
+{
+	if (instance->state != INSTANCE_STARTED)
+		return;
+	if (instance->plugin->head.stop)
+		instance->plugin->head.stop (instance->self);
+	instance->state = INSTANCE_INIT;
+}
+
+void
 wiring_stop (struct core *core)
 {
 	const struct instance_list *all = &core->wiring.all;
 
-	for (size_t i = all->n; i-- > 0;) {
-		struct silo_instance *instance = all->item[i];
-		if (instance->state != INSTANCE_STARTED)
-			continue;
-		if (instance->plugin->head.stop)
-			instance->plugin->head.stop (instance->self);
-		instance->state = INSTANCE_INIT;
-	}
+	for (size_t i = all->n; i-- > 0;)
+		instance_stop (all->item[i]);
 }
 
 void
