@@ -16,7 +16,9 @@ struct conform {
 	struct core *core;
 	struct silo_instance *instance; /* under test: options filled in, started */
 	const char *dir; /* an existing folder of this run; removed after it, also after a crash */
-	const char *plugin; /* as on the command line: a file or a name */
+	const char *plugin;         /* as on the command line: a file or a name */
+	const char *const *options; /* likewise: "key=value" texts */
+	const char *role;           /* NULL: be the suite; else what conform_spawn was asked for */
 };
 
 typedef int conform_fn (struct conform *c);
@@ -31,6 +33,9 @@ struct silo_instance *conform_add (struct conform *c, int kind, const char *plug
 				   const char *const *options);
 /* Stop and start every instance, as a restart of the daemon does; pointers stay valid. */
 void conform_reload (struct conform *c);
+/* Call the suite in another process, with c->role = role and an instance of its own on the same
+ * state folder.  Its stdout comes through a pipe.  Ends the program when that does not work. */
+void conform_spawn (struct conform *c, const char *role, struct silo_process *ret);
 /* Make the folder c->dir/name; its absolute path is written to ret. */
 void conform_mkdir (struct conform *c, const char *name, char *ret, size_t size);
 

@@ -5,7 +5,8 @@
  * `silo plugins test`.
  *
  * The suite runs in a process and a mount namespace of its own, so that a
- * plugin that crashes leaves neither mounts nor files behind.
+ * plugin that crashes leaves neither mounts nor files behind: it is this
+ * program again, as `silo-conform --in FOLDER ROLE KIND PLUGIN [KEY=VALUE...]`.
  */
 #include "conform.h"
 #include "tap.h"
@@ -18,6 +19,8 @@
 #include <sys/wait.h>
 
 extern char **environ;
+
+#define SUITE "suite" /* in place of a role */
 
 static conform_fn *const suites[] = {
 	[SILO_KIND_TRANSPORT] = conform_transport, [SILO_KIND_STORAGE] = conform_storage,
@@ -58,22 +61,44 @@ conform_mkdir (struct conform *c, const char *name, char *ret, size_t size)
 		tap_bail ("folder %s/%s: %s", c->dir, name, strerror (errno));
 }
 
+void
+conform_spawn (struct conform *c, const char *role, struct silo_process *ret)
+{
+	const char *argv[64] = {
+		"/proc/self/exe", "--in", c->dir, role, silo_kind_name (c->instance->kind),
+		c->plugin
+	};
+	const struct silo_spawn spawn = { .argv = argv, .in = -1, .out = true };
+	struct silo_error err = { 0 };
+
+	for (size_t i = 0; c->options[i] && 6 + i < ARRAY_SIZE (argv) - 1; i++)
+		argv[6 + i] = c->options[i];
+	if (silo_spawn (&spawn, ret, &err) < 0)
+		tap_bail ("another process: %s", err.msg);
+}
+
 /* The process that holds the plugin. */
 static int
-conform_run (const char *dir, int kind, char **argv)
+conform_run (const char *dir, const char *role, int kind, char **argv)
 {
 	char state[PATH_MAX];
 	struct silo_error err = { 0 };
-	struct conform c = { .dir = dir, .plugin = argv[0] };
+	struct conform c = { .dir = dir,
+			     .plugin = argv[0],
+			     .options = (const char *const *) argv + 1,
+			     .role = strcmp (role, SUITE) == 0 ? NULL : role };
 
 	prctl (PR_SET_PDEATHSIG, SIGKILL);
 	/* Not being root is fine for plugins that do not mount. */
 	if (namespace_enter (&err) < 0)
 		tap_note ("without a mount namespace: %s", err.msg);
-	conform_mkdir (&c, "state", state, sizeof (state));
+	if (c.role)
+		snprintf (state, sizeof (state), "%.4000s/state", dir);
+	else
+		conform_mkdir (&c, "state", state, sizeof (state));
 	if (core_bare (state, &c.core, &err) < 0)
 		tap_bail ("%s", err.msg);
-	c.instance = conform_add (&c, kind, argv[0], (const char *const *) argv + 1);
+	c.instance = conform_add (&c, kind, c.plugin, c.options);
 	tap_note ("%s %s: %s", silo_kind_name (kind), c.instance->plugin->head.name,
 		  c.instance->plugin->path);
 	int status = suites[kind](&c);
@@ -85,12 +110,12 @@ conform_run (const char *dir, int kind, char **argv)
 static int
 conform_supervise (const char *dir, char **argv, int argc)
 {
-	char *again[64] = { argv[0], (char *) "--in", (char *) dir };
+	char *again[64] = { argv[0], (char *) "--in", (char *) dir, (char *) SUITE };
 	int status;
 	pid_t pid;
 
 	for (int i = 1; i < argc; i++)
-		again[i + 2] = argv[i];
+		again[i + 3] = argv[i];
 	int failed = posix_spawn (&pid, "/proc/self/exe", NULL, NULL, again, environ);
 	if (failed) {
 		printf ("Bail out! starting the suite: %s\n", strerror (failed));
@@ -122,8 +147,8 @@ conform_usage (const char *problem)
 int
 main (int argc, char **argv)
 {
-	bool inner = argc > 2 && strcmp (argv[1], "--in") == 0;
-	char **words = inner ? argv + 3 : argv + 1;
+	bool inner = argc > 3 && strcmp (argv[1], "--in") == 0;
+	char **words = inner ? argv + 4 : argv + 1;
 	char dir[PATH_MAX];
 
 	if (argc - (words - argv) < 2 || argc > 60)
@@ -132,7 +157,7 @@ main (int argc, char **argv)
 	if (!kind)
 		return conform_usage ("there is no such kind");
 	if (inner)
-		return conform_run (argv[2], kind, words + 1);
+		return conform_run (argv[2], argv[3], kind, words + 1);
 
 	const char *tmp = getenv ("TMPDIR");
 	snprintf (dir, sizeof (dir), "%.3000s/silo-conform-XXXXXX", tmp && *tmp ? tmp : "/tmp");

@@ -249,7 +249,7 @@ test_images (struct conform *c)
 	check_image (c, &image);
 	check_image (c, &bare);
 	tap_is_int (list_images (c, &names), 2, "image_put replaces the record of that name");
-	storage_reload (c);
+	conform_reload (c);
 	check_image (c, &image);
 
 	err = storage_untouched;
@@ -282,7 +282,7 @@ test_image_names (struct conform *c)
 		image.inodes = (int64_t) i;
 		put_image (c, &image);
 	}
-	storage_reload (c);
+	conform_reload (c);
 	for (size_t i = 0; i < N_ODD + 3; i++) {
 		struct silo_image image =
 		    sample_image (i < N_ODD ? odd_names[i] : longs[i - N_ODD]);
@@ -334,7 +334,7 @@ test_things (struct conform *c)
 	function.value = (struct silo_bytes){ "new", 3 };
 	function.created = 3;
 	put_thing (c, &function);
-	storage_reload (c);
+	conform_reload (c);
 	check_thing (c, &function);
 	check_thing (c, &code);
 	tap_is_int (list_things (c, "code", &names), 1, "kinds are apart");

@@ -39,11 +39,11 @@ void storage_see (struct conform *c, int64_t id, struct storage_seen *ret);
 
 /* Drop all tasks. */
 void storage_empty (struct conform *c);
-/* Stop and start the instance. */
-void storage_reload (struct conform *c);
 
 void storage_test_names (struct conform *c);
 void storage_test_threads (struct conform *c);
 void storage_test_processes (struct conform *c);
+/* The work of another process that storage_test_processes has started. */
+int storage_child (struct conform *c);
 
 #endif
