@@ -12,5 +12,17 @@ unit_tests = \
 %C%_loop_CPPFLAGS = $(test_cppflags)
 %C%_spawn_CPPFLAGS = $(test_cppflags)
 
+if WITH_STORAGE_SQLITE
+unit_tests += %D%/storage-sqlite
+%C%_storage_sqlite_SOURCES = %D%/storage-sqlite.c %D%/storage.h
+%C%_storage_sqlite_CPPFLAGS = $(test_cppflags) $(STORAGE_SQLITE_CFLAGS)
+%C%_storage_sqlite_LDADD = $(LDADD) $(STORAGE_SQLITE_LIBS)
+endif
+if WITH_STORAGE_FILES
+unit_tests += %D%/storage-files
+%C%_storage_files_SOURCES = %D%/storage-files.c %D%/storage.h
+%C%_storage_files_CPPFLAGS = $(test_cppflags)
+endif
+
 check_PROGRAMS += $(unit_tests)
 TESTS += $(unit_tests)
