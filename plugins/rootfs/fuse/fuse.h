@@ -30,6 +30,8 @@ struct object;
 
 int objects_new (size_t capacity, struct objects **ret, struct silo_error *err);
 void objects_free (struct objects *objects);
+/* Close all that are not in use: a removed object takes up its space as long as it is open. */
+void objects_close (struct objects *objects);
 /* The object of an inode; SILO_DATALOSS when its size is not the inode's. */
 int object_get (struct objects *objects, struct silo_instance *content,
 		const struct silo_meta_inode *inode, struct object **ret, struct silo_error *err);
@@ -92,6 +94,8 @@ void share_buffer_put (struct share *share, void *buffer);
 /* -- serve.c --------------------------------------------------------------- */
 
 extern const struct fuse_lowlevel_ops serve_ops;
+/* What to agree on with the kernel; part of serve_ops. */
+void serve_init (void *userdata, struct fuse_conn_info *conn);
 
 /* -- watch.c --------------------------------------------------------------- */
 

@@ -121,6 +121,14 @@ objects_trim (struct objects *objects, size_t capacity)
 }
 
 void
+objects_close (struct objects *objects)
+{
+	pthread_mutex_lock (&objects->lock);
+	objects_trim (objects, 0);
+	pthread_mutex_unlock (&objects->lock);
+}
+
+void
 objects_free (struct objects *objects)
 {
 	if (!objects)

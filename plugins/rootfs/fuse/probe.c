@@ -39,6 +39,7 @@ probe_lookup (fuse_req_t req, fuse_ino_t parent, const char *name)
 }
 
 static const struct fuse_lowlevel_ops probe_ops = {
+	.init = serve_init,
 	.getattr = probe_getattr,
 	.lookup = probe_lookup,
 };

@@ -109,7 +109,7 @@ serve_entry (const struct share *share, uint64_t nid, struct fuse_entry_param *r
 	return 0;
 }
 
-static void
+void
 serve_init (void *userdata, struct fuse_conn_info *conn)
 {
 	struct share *share = userdata;

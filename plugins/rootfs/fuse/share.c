@@ -117,10 +117,12 @@ static int
 share_session (struct share *share, const struct fuse_lowlevel_ops *ops, int device,
 	       struct silo_error *err)
 {
-	char name[] = "silo", path[32];
-	char *argv[] = { name, NULL };
-	struct fuse_args args = FUSE_ARGS_INIT (1, argv);
+	char name[] = "silo", max_read[40], path[32];
+	char *argv[] = { name, max_read, NULL };
+	struct fuse_args args = FUSE_ARGS_INIT (2, argv);
 
+	/* libfuse insists on hearing this here, too. */
+	snprintf (max_read, sizeof (max_read), "-omax_read=%u", READ_MAX);
 	share->session = fuse_session_new (&args, ops, sizeof (*ops), share);
 	fuse_opt_free_args (&args);
 	if (!share->session)
@@ -285,8 +287,11 @@ share_put (struct share *share)
 		at = &(*at)->next;
 	assert (*at == share);
 	*at = share->next;
+	bool last = !self->shares;
 	pthread_mutex_unlock (&self->lock);
 	share_free (share);
+	if (last)
+		objects_close (self->objects);
 }
 
 /* -- buffers -- */
