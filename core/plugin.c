@@ -161,8 +161,13 @@ plugin_open (const char *path, const struct silo_plugin **ret, struct silo_error
 	if (r < 0)
 		return r;
 	void *handle = dlopen (path, RTLD_NOW | RTLD_LOCAL);
-	if (!handle)
-		return silo_fail (err, SILO_INVALID, "plugin %s", dlerror ());
+	if (!handle) {
+		const char *why = dlerror ();
+		size_t n = strlen (path);
+		bool named = strncmp (why, path, n) == 0 && why[n] == ':';
+		return silo_fail (err, SILO_INVALID, "plugin %s: %s", path,
+				  named ? why + n + 2 : why);
+	}
 	const void *found = dlsym (handle, "silo_plugin");
 	if (!found)
 		return silo_fail (err, SILO_INVALID,

@@ -3,13 +3,23 @@
 # so they also reach what libsilo.so does not show.
 unit_tests = \
 	%D%/bytes \
+	%D%/config \
+	%D%/content \
 	%D%/files \
+	%D%/instance \
 	%D%/loop \
+	%D%/option \
+	%D%/plugin \
 	%D%/spawn
 
 %C%_bytes_CPPFLAGS = $(test_cppflags)
+%C%_config_CPPFLAGS = $(test_cppflags)
+%C%_content_CPPFLAGS = $(test_cppflags)
 %C%_files_CPPFLAGS = $(test_cppflags)
+%C%_instance_CPPFLAGS = $(test_cppflags)
 %C%_loop_CPPFLAGS = $(test_cppflags)
+%C%_option_CPPFLAGS = $(test_cppflags)
+%C%_plugin_CPPFLAGS = $(test_cppflags)
 %C%_spawn_CPPFLAGS = $(test_cppflags)
 
 if WITH_STORAGE_SQLITE
@@ -23,6 +33,12 @@ unit_tests += %D%/storage-files
 %C%_storage_files_SOURCES = %D%/storage-files.c %D%/storage.h
 %C%_storage_files_CPPFLAGS = $(test_cppflags)
 endif
+
+# A plugin for tests of the core; not installed, hence the path that is none.
+check_LTLIBRARIES += %D%/content-test.la
+%C%_content_test_la_SOURCES = %D%/content-test.c
+%C%_content_test_la_LDFLAGS = $(module_ldflags) -rpath /nowhere
+%C%_content_test_la_LIBADD = libsilo.la
 
 check_PROGRAMS += $(unit_tests)
 TESTS += $(unit_tests)
