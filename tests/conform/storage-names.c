@@ -188,8 +188,9 @@ on_thing_name (void *arg, const struct silo_thing *thing)
 {
 	struct names *names = arg;
 
-	if (thing->value.len != strlen (thing->name) ||
-	    memcmp (thing->value.data, thing->name, thing->value.len) != 0)
+	size_t len = strlen (thing->name);
+
+	if (thing->value.len != len || (len && memcmp (thing->value.data, thing->name, len) != 0))
 		names->values = false;
 	return on_name (names, thing->name);
 }

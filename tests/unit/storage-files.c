@@ -509,6 +509,5 @@ main (void)
 	test_creation (place);
 	test_fsync (place);
 	test_full (place);
-	store_disk_remove (at.state);
 	return tap_done ();
 }

@@ -416,6 +416,5 @@ main (void)
 	test_readonly (&place);
 	test_options (&place);
 	test_full (&place);
-	store_disk_remove (place.state);
 	return tap_done ();
 }

@@ -50,13 +50,21 @@ store_close (struct store *store)
 	*store = (struct store){ 0 };
 }
 
+static inline void
+store_disk_remove (int status SILO_UNUSED, void *path)
+{
+	if (umount2 (path, MNT_DETACH) < 0 || rmdir (path) < 0)
+		tap_note ("%s: %s", (char *) path, strerror (errno));
+	free (path);
+}
+
 /* A folder of this test's, which is the root of a tmpfs of `size` in a mount namespace of its
- * own: it vanishes with the process. */
+ * own.  It is removed when the program exits, also by tap_bail. */
 static inline void
 store_disk (const char *size, char ret[STATE_SIZE])
 {
 	const char *tmp = getenv ("TMPDIR");
-	char options[64];
+	char options[64], *copy;
 
 	snprintf (ret, STATE_SIZE, "%s/silo-storage-XXXXXX", tmp ? tmp : "/tmp");
 	snprintf (options, sizeof (options), "size=%s,mode=0700", size);
@@ -68,13 +76,9 @@ store_disk (const char *size, char ret[STATE_SIZE])
 		rmdir (ret);
 		tap_skip_all ("mounting a tmpfs: %s", strerror (sys));
 	}
-}
-
-static inline void
-store_disk_remove (const char *path)
-{
-	if (umount2 (path, MNT_DETACH) < 0 || rmdir (path) < 0)
-		tap_note ("%s: %s", path, strerror (errno));
+	copy = strdup (ret);
+	if (!copy || on_exit (store_disk_remove, copy) != 0)
+		tap_bail ("out of memory");
 }
 
 static inline void
