@@ -7,7 +7,7 @@ grpc is imported at the first connection: it costs more than everything else her
 from __future__ import annotations
 
 import os
-import platform
+import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 VERSION = "0.1.0"
 DEFAULT_PORT = 50051
 HELLO_SECONDS = 30.0
+_first_user: dict[str, int] = {}  # "pid": the process that opened the first channel
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}
 
 
@@ -86,8 +87,14 @@ class Connection:
 
     @staticmethod
     def _open(target: str) -> grpc.Channel:
-        # A process that forks later needs gRPC's own handlers around the fork.
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
+        # Threads of gRPC's do not survive a fork, and what waits for them would wait for ever.
+        if _first_user.setdefault("pid", os.getpid()) != os.getpid():
+            raise errors.ConnectionError(
+                "this process was forked from one that had used Silo already, which gRPC cannot "
+                'do: start it with multiprocessing.get_context("spawn"), or fork before the '
+                "first call"
+            )
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else it tells of each lost connection
         import grpc
 
         local = target.startswith(("unix:", "127.", "localhost:", "[::1]"))
@@ -114,7 +121,7 @@ class Connection:
 
         request = {
             "client": f"silo-python {VERSION}",
-            "python": platform.python_version(),
+            "python": sys.version.split()[0].rstrip("+"),
             "cloudpickle": cloudpickle.__version__,
         }
         reply = self._unary(self._hello, wire.HELLO_REQUEST, request, wire.HELLO_REPLY)

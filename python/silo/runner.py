@@ -155,8 +155,12 @@ def pickle(value):
     """Pickled `value`; what plain pickle refuses goes to cloudpickle."""
     try:
         return dumps(value, PROTOCOL)
-    except Exception:
-        return load_cloudpickle().dumps(value, PROTOCOL)
+    except Exception as e:
+        try:
+            cloudpickle = load_cloudpickle()
+        except ImportError:
+            raise e from None
+        return cloudpickle.dumps(value, PROTOCOL)
 
 
 # -- the bridge -----------------------------------------------------------------
@@ -311,9 +315,8 @@ class Streams:
         self.stdout, self.stderr = sys.stdout, sys.stderr
 
     def flush(self):
-        for stream in {
-            id(s): s for s in (sys.stdout, sys.stderr, self.stdout, self.stderr)
-        }.values():
+        theirs = (getattr(sys, "stdout", None), getattr(sys, "stderr", None))
+        for stream in {id(s): s for s in (*theirs, self.stdout, self.stderr)}.values():
             try:
                 stream.flush()
             except BaseException:  # None, closed, or user code's own idea of a stream
@@ -574,10 +577,21 @@ class Runner:
         )
         return self.bridge.request("POST /v1/worker/result", headers, (head, outcome.value))
 
+    def next(self):
+        """Wait for a task.  Just after its start, or when an older request of ours is still
+        open at the daemon, it says 409: try again soon."""
+        for delay in (0.005, 0.02, 0.1, 0.5, 1, 1, 1, 1, 0):
+            answer = self.bridge.request("GET /v1/worker/next")
+            if answer.status != 409:
+                break
+            import time
+
+            time.sleep(delay)
+        return answer
+
     def serve(self):
         """Take tasks until there are no more; the exit status."""
-        answer = self.bridge.request("GET /v1/worker/next")
-        refused = 0
+        answer = self.next()
         while answer.status == 200:
             outcome = self.run(answer)
             marks = self.streams.end_task()
@@ -585,8 +599,7 @@ class Runner:
             task, answer = answer, self.post(answer, outcome, marks)
             del outcome, task
             if answer.status in (403, 409):  # too late for this one; the next may be ours
-                refused += 1
-                answer = self.bridge.request("GET /v1/worker/next")
+                answer = self.next()
         if answer.status == 204:
             return 0
         text = bytes(answer.body[:200]).decode("utf-8", "replace").strip()
