@@ -12,10 +12,14 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* A body that is refused is read to its end, so that the answer gets through, but not more
  * than this many times what would have been allowed. */
 #define EXCHANGE_DRAIN 4
+
+/* How long stopping waits for answers to be sent, ns. */
+#define EXCHANGE_LAST_WORDS ((int64_t) 500 * 1000000)
 
 /* -- memory ------------------------------------------------------------------ */
 
@@ -146,6 +150,11 @@ exchange_end_waiting (struct http *http)
 		exchange_unref (x);
 		pthread_mutex_lock (&http->lock);
 	}
+	int64_t due = silo_monotonic () + EXCHANGE_LAST_WORDS;
+	const struct timespec until = { due / 1000000000, due % 1000000000 };
+	while (http->n_handled > 0 &&
+	       pthread_cond_timedwait (&http->answered, &http->lock, &until) == 0)
+		;
 	pthread_mutex_unlock (&http->lock);
 }
 
@@ -182,6 +191,9 @@ static void
 exchange_begin (struct exchange *x)
 {
 	x->handled = true;
+	pthread_mutex_lock (&x->http->lock);
+	x->http->n_handled++;
+	pthread_mutex_unlock (&x->http->lock);
 	watch_remove (&x->http->watch, x->peer);
 	if (!x->bad.code)
 		x->route->handle (x);
@@ -230,6 +242,8 @@ exchange_reply (struct exchange *x)
 		return MHD_NO; /* no memory for an answer: close */
 	if (x->close)
 		MHD_add_response_header (response, MHD_HTTP_HEADER_CONNECTION, "close");
+	if (x->allow[0])
+		MHD_add_response_header (response, MHD_HTTP_HEADER_ALLOW, x->allow);
 	/* A worker that has shown its token may run a task for hours before it speaks again. */
 	if (x->site->bridge && x->status < 300 && !x->peer->known) {
 		x->peer->known = true;
@@ -250,9 +264,10 @@ exchange_handle (void *cls, struct MHD_Connection *connection, const char *url, 
 			return MHD_NO;
 		*state = x;
 		route_find (x, url, method);
-		if (x->length <= x->body.max * EXCHANGE_DRAIN)
+		if (x->length > x->body.max * EXCHANGE_DRAIN)
+			x->close = true; /* far too large even to be thrown away */
+		if (!x->close)
 			return MHD_YES;
-		x->close = true; /* far too large even to be thrown away */
 		exchange_begin (x);
 		return exchange_reply (x);
 	}
@@ -274,6 +289,12 @@ exchange_completed (void *cls SILO_UNUSED, struct MHD_Connection *connection SIL
 		return;
 	assert (x->magic == EXCHANGE_MAGIC && !x->suspended);
 	*state = NULL;
+	if (x->handled) {
+		pthread_mutex_lock (&x->http->lock);
+		if (--x->http->n_handled == 0)
+			pthread_cond_signal (&x->http->answered);
+		pthread_mutex_unlock (&x->http->lock);
+	}
 	if (how == MHD_REQUEST_TERMINATED_COMPLETED_OK && !x->peer->known)
 		watch_add (&x->http->watch, x->peer);
 	exchange_unref (x);

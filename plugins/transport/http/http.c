@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define HTTP_PEM_MAX (1024 * 1024)
 
@@ -151,6 +152,7 @@ static int
 http_init (void *self, struct silo_host *host, struct silo_error *err)
 {
 	struct http *http = self;
+	pthread_condattr_t attr;
 
 	http->host = host;
 	if (!*http->tls_cert != !*http->tls_key)
@@ -160,6 +162,10 @@ http_init (void *self, struct silo_host *host, struct silo_error *err)
 		return silo_fail (err, SILO_UNIMPLEMENTED,
 				  "this libmicrohttpd was built without epoll or TLS");
 	pthread_mutex_init (&http->lock, NULL);
+	pthread_condattr_init (&attr);
+	pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+	pthread_cond_init (&http->answered, &attr);
+	pthread_condattr_destroy (&attr);
 	return 0;
 }
 
@@ -168,6 +174,7 @@ http_destroy (void *self)
 {
 	struct http *http = self;
 
+	pthread_cond_destroy (&http->answered);
 	pthread_mutex_destroy (&http->lock);
 }
 

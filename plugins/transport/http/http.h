@@ -85,10 +85,12 @@ struct http {
 	struct watch watch;
 
 	pthread_mutex_t lock;
+	pthread_cond_t answered;
 	/* protected by lock */
 	bool draining;            /* no new tasks */
 	bool stopping;            /* nobody may wait any more */
 	struct exchange *waiting; /* suspended requests */
+	int n_handled;            /* requests between being complete and being answered */
 	int64_t log_second;
 	int log_lines;
 };
@@ -110,6 +112,7 @@ struct exchange {
 	char tail[72];         /* of the path, behind the route's */
 	struct silo_error bad; /* decided before the body was read; code 0: none */
 	unsigned bad_status;   /* HTTP status, when bad.code alone does not say it; or 0 */
+	char allow[16];        /* with status 405: the methods that the path has */
 	bool close;            /* what follows on the connection cannot be trusted */
 	uint64_t length;       /* as the client says, 0 when it does not */
 	struct silo_buf body;
@@ -134,7 +137,7 @@ enum MHD_Result exchange_handle (void *cls, struct MHD_Connection *connection, c
 				 size_t *data_size, void **state);
 void exchange_completed (void *cls, struct MHD_Connection *connection, void **state,
 			 enum MHD_RequestTerminationCode how);
-/* Answer 503 to all that wait, now and from now on. */
+/* Answer 503 to all that wait, now and from now on, and give them a moment to hear it. */
 void exchange_end_waiting (struct http *http);
 
 /* The core will call back: keep it until exchange_core_done. */

@@ -106,20 +106,23 @@ route_matches (const struct route *route, const char *url, char *tail, size_t ta
 static void
 route_lookup (struct exchange *x, const char *url, const char *method)
 {
-	bool path_known = false;
+	size_t n = 0;
 
 	for (size_t i = 0; i < sizeof (routes) / sizeof (routes[0]); i++) {
 		const struct route *route = &routes[i];
 		if (route->bridge != x->site->bridge ||
 		    !route_matches (route, url, x->tail, sizeof (x->tail)))
 			continue;
-		path_known = true;
 		if (strcmp (method, route->method) == 0) {
 			x->route = route;
+			x->allow[0] = 0;
 			return;
 		}
+		n += (size_t) snprintf (x->allow + n, sizeof (x->allow) - n, "%s%s", n ? ", " : "",
+					route->method);
+		assert (n < sizeof (x->allow));
 	}
-	if (path_known)
+	if (n)
 		route_refuse (x, MHD_HTTP_METHOD_NOT_ALLOWED, SILO_UNIMPLEMENTED,
 			      "this path does not have that method");
 	else

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define SITE_IDLE        60          /* seconds that a connection may stand still */
 #define SITE_BRIDGE_IDLE 10          /* the same for a worker that has not shown its token */
@@ -72,6 +73,13 @@ site_peer (void *arg, struct MHD_Connection *connection, void **state,
 	watch_add (watch, peer);
 }
 
+/* No path of ours needs %-escapes, and one of them could hide a NUL. */
+static size_t
+site_keep_escapes (void *arg SILO_UNUSED, struct MHD_Connection *connection SILO_UNUSED, char *text)
+{
+	return strlen (text);
+}
+
 int
 site_serve (struct site *site, struct silo_error *err)
 {
@@ -92,7 +100,8 @@ site_serve (struct site *site, struct silo_error *err)
 	    (unsigned) (site->bridge ? SITE_BRIDGE_IDLE : SITE_IDLE),
 	    MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t) SITE_MEMORY, MHD_OPTION_NOTIFY_COMPLETED,
 	    exchange_completed, site, MHD_OPTION_NOTIFY_CONNECTION, site_peer, site,
-	    MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
+	    MHD_OPTION_UNESCAPE_CALLBACK, site_keep_escapes, NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+	    MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
 	if (!site->mhd)
 		return silo_fail (err, SILO_INTERNAL, "%s: cannot serve%s", site->listener.name,
 				  site->tls ? " with this tls_cert and tls_key" : "");
