@@ -11,8 +11,8 @@ transport_http_la_SOURCES = \
 	%D%/public.c \
 	%D%/bridge.c \
 	%D%/watch.c
-transport_http_la_CPPFLAGS = $(AM_CPPFLAGS) $(TRANSPORT_HTTP_CFLAGS)
+transport_http_la_CPPFLAGS = $(AM_CPPFLAGS) $(TRANSPORT_HTTP_CFLAGS) $(JANSSON_CFLAGS)
 transport_http_la_LDFLAGS = $(module_ldflags)
-transport_http_la_LIBADD = libsilo.la $(TRANSPORT_HTTP_LIBS)
+transport_http_la_LIBADD = libsilo.la $(TRANSPORT_HTTP_LIBS) $(JANSSON_LIBS)
 endif
 EXTRA_DIST += %D%/README.md
