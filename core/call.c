@@ -237,32 +237,14 @@ call_set_hold (struct call *call, bool hold)
 /* -- step accept: check, give it an id, store it -------------------------------------- */
 
 static int
-keep_image (void *arg, const struct silo_image *image)
-{
-	struct call *call = arg;
-
-	image_copy (image, &call->image, &call->error);
-	return 0;
-}
-
-static int
 check_image (struct call *call)
 {
 	const struct silo_task *task = call->task;
-	struct core *core = call->engine->core;
 
-	call->outcome = SILO_OUTCOME_NO_IMAGE;
-	int r = instance_call (core->wiring.storage, storage, image_get, task->image, keep_image,
-			       call, &call->error);
-	if (r == SILO_NOTFOUND)
-		return silo_fail (&call->error, r,
-				  "image %.100s is not indexed here: run `silo index %.80s`",
-				  task->image, task->image);
-	call->outcome = SILO_OUTCOME_INTERNAL;
+	int r = image_find (call->engine->core, task->image, &call->image, &call->error);
+	call->outcome = r == SILO_NOTFOUND ? SILO_OUTCOME_NO_IMAGE : SILO_OUTCOME_INTERNAL;
 	if (r < 0)
 		return r;
-	if (!call->image)
-		return call->error.code;
 
 	const struct silo_image *image = &call->image->image;
 	call->outcome = SILO_OUTCOME_NO_PYTHON;
