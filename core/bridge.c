@@ -376,6 +376,8 @@ silo_bridge_offer (struct silo_host *host, const char *socket_path, struct silo_
 	if (socket_path[0] != '/')
 		return silo_fail (err, SILO_INVALID, "bridge socket %s: expected an absolute path",
 				  socket_path);
+	if (host->core->bridge && strcmp (host->core->bridge, socket_path) == 0)
+		return 0; /* the transport was started again */
 	if (host->core->bridge)
 		return silo_fail (err, SILO_EXISTS, "workers are served on %s already",
 				  host->core->bridge);
