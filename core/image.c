@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * image.c - images by name: index and find.  Called by the verbs and on pool
+ * threads of the daemon.
+ *
+ * STATE/images/<digest>.erofs are the metadata files.  STATE/images/lock is
+ * held shared while an image is indexed and exclusively while one is removed,
+ * so that no object vanishes between "the store has it" and the record that
+ * refers to it.  Several processes may index at the same time.
+ */
+#include "import.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#define IMAGE_MAX_NAME 255
+
+/* -- records --------------------------------------------------------------------- */
+
+int
+image_copy (const struct silo_image *image, struct image_copy **ret, struct silo_error *err)
+{
+	const size_t texts[] = {
+		offsetof (struct silo_image, name),
+		offsetof (struct silo_image, source),
+		offsetof (struct silo_image, source_id),
+		offsetof (struct silo_image, config),
+		offsetof (struct silo_image, python),
+		offsetof (struct silo_image, python_version),
+	};
+	size_t size = 0;
+	for (size_t i = 0; i < ARRAY_SIZE (texts); i++) {
+		const char *text = *(const char *const *) ((const char *) image + texts[i]);
+		size += strlen (text ? text : "") + 1;
+	}
+	struct image_copy *copy = malloc (sizeof (*copy) + size);
+	if (!copy)
+		return silo_fail_nomem (err);
+	copy->image = *image;
+	char *at = copy->mem;
+	for (size_t i = 0; i < ARRAY_SIZE (texts); i++) {
+		const char **text = (const char **) ((char *) &copy->image + texts[i]);
+		size_t len = strlen (*text ? *text : "") + 1;
+		memcpy (at, *text ? *text : "", len);
+		*text = at;
+		at += len;
+	}
+	*ret = copy;
+	return 0;
+}
+
+struct get {
+	struct image_copy *copy;
+	struct silo_error *err;
+	int r;
+};
+
+static int
+get_take (void *arg, const struct silo_image *image)
+{
+	struct get *get = arg;
+	get->r = image_copy (image, &get->copy, get->err);
+	return 1;
+}
+
+/* The record of exactly this name. */
+static int
+image_get (struct core *core, const char *name, struct image_copy **ret, struct silo_error *err)
+{
+	if (!core->wiring.storage)
+		return silo_fail (err, SILO_PRECONDITION, "there is no storage");
+	struct get get = { NULL, err, 0 };
+	int r = instance_call (core->wiring.storage, storage, image_get, name, get_take, &get, err);
+	if (r == 0)
+		r = get.r;
+	if (r == 0 && !get.copy)
+		r = silo_fail (err, SILO_INTERNAL, "storage gave no record of image %s", name);
+	if (r == 0)
+		*ret = get.copy;
+	return r;
+}
+
+int
+image_find (struct core *core, const char *name, struct image_copy **ret, struct silo_error *err)
+{
+	struct silo_error first = { 0 };
+	int r = image_get (core, name, ret, &first);
+	if (r != SILO_NOTFOUND)
+		return r < 0 ? silo_fail (err, first.code, "%s", first.msg) : r;
+	/* "python" finds "python:latest", as indexing "python" makes it. */
+	_cleanup_free_ char *full = NULL;
+	r = image_default_name (name, &full, err);
+	if (r == 0 && strcmp (full, name) != 0)
+		r = image_get (core, full, ret, err);
+	else if (r == 0)
+		r = SILO_NOTFOUND;
+	if (r == SILO_NOTFOUND || r == SILO_INVALID)
+		return silo_fail (err, SILO_NOTFOUND,
+				  "image %.80s is not known here: `silo index %.80s` fetches it",
+				  name, name);
+	return r;
+}
+
+int
+image_meta_path (struct core *core, const struct silo_image *image, char *ret, size_t size,
+		 struct silo_error *err)
+{
+	char hex[SILO_DIGEST_HEX + 1], rel[SILO_DIGEST_HEX + 32];
+	silo_digest_hex (&image->meta, hex);
+	snprintf (rel, sizeof (rel), "images/%s.erofs", hex);
+	return silo_state_path (&core->host, rel, ret, size, err);
+}
+
+/* -- the folder of metadata files --------------------------------------------------- */
+
+void
+image_folder_close (struct image_folder *folder)
+{
+	util_close (&folder->fd);
+	util_close (&folder->lock);
+}
+
+static int
+folder_lock (const struct image_folder *folder, int how)
+{
+	int r;
+	while ((r = flock (folder->lock, how)) < 0 && errno == EINTR)
+		;
+	return r;
+}
+
+/* Files that an import which was killed has left. */
+static void
+folder_clean (const struct image_folder *folder)
+{
+	int copy = openat (folder->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_closedir_ DIR *dir = copy >= 0 ? fdopendir (copy) : NULL;
+	if (!dir)
+		return;
+	for (struct dirent *entry; (entry = readdir (dir));)
+		if (strncmp (entry->d_name, "new-", 4) == 0)
+			unlinkat (folder->fd, entry->d_name, 0);
+}
+
+int
+image_folder_open (struct core *core, int how, struct image_folder *ret, struct silo_error *err)
+{
+	char path[PATH_MAX];
+	SILO_CLEANUP (image_folder_close) struct image_folder folder = { -1, -1 };
+	int r = silo_state_path (&core->host, "images", path, sizeof (path), err);
+	if (r == 0)
+		r = files_mkdir (path, err);
+	if (r < 0)
+		return r;
+	folder.fd = open (path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (folder.fd >= 0)
+		folder.lock =
+		    openat (folder.fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (folder.lock < 0)
+		return silo_fail_sys (err, errno, "%s", path);
+	/* When nobody else works here, what looks unfinished is. */
+	if (folder_lock (&folder, LOCK_EX | LOCK_NB) == 0)
+		folder_clean (&folder);
+	if (folder_lock (&folder, how) < 0)
+		return silo_fail_sys (err, errno, "locking %s/lock", path);
+	*ret = folder;
+	folder = (struct image_folder){ -1, -1 };
+	return 0;
+}
+
+/* -- names -------------------------------------------------------------------------- */
+
+static int
+name_check (const char *name, struct silo_error *err)
+{
+	size_t len = strlen (name);
+	if (len == 0 || len > IMAGE_MAX_NAME)
+		return silo_fail (err, SILO_INVALID, "an image's name needs 1 to %d characters",
+				  IMAGE_MAX_NAME);
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char) name[i] <= ' ' || name[i] == 0x7f)
+			return silo_fail (err, SILO_INVALID,
+					  "an image's name has no spaces or control characters");
+	return 0;
+}
+
+/* "dir:/x/tree" names a file or folder; returns what follows the colon. */
+static const char *
+local_path (const char *reference)
+{
+	static const char *const local[] = { "dir:", "oci:", "oci-archive:", "docker-archive:" };
+	for (size_t i = 0; i < ARRAY_SIZE (local); i++)
+		if (strncmp (reference, local[i], strlen (local[i])) == 0)
+			return reference + strlen (local[i]);
+	return NULL;
+}
+
+static int
+name_of_path (const char *path, struct silo_buf *to, struct silo_error *err)
+{
+	size_t len = strlen (path);
+	while (len > 1 && path[len - 1] == '/')
+		len--;
+	size_t start = len;
+	while (start > 0 && path[start - 1] != '/')
+		start--;
+	const char *base = path + start;
+	const char *colon = memchr (base, ':', len - start);
+	size_t stem = colon ? (size_t) (colon - base) : len - start;
+	if (stem > 4 && memcmp (base + stem - 4, ".tar", 4) == 0)
+		stem -= 4;
+	if (stem == 0 || (stem == 1 && (*base == '.' || *base == '/')))
+		return silo_fail (err, SILO_INVALID, "%.100s: give the image a name with --name",
+				  path);
+	size_t tag = colon ? len - start - (size_t) (colon + 1 - base) : 0;
+	if (tag == 0)
+		return silo_buf_addf (to, err, "%.*s:latest", (int) stem, base);
+	return silo_buf_addf (to, err, "%.*s:%.*s", (int) stem, base, (int) tag, colon + 1);
+}
+
+/* Does "host:5000/x" or "docker.io/x" start with a registry, as Docker decides it? */
+static const char *
+skip_registry (const char *reference)
+{
+	size_t len = strcspn (reference, "/");
+	if (reference[len] == '\0')
+		return reference;
+	bool host = memchr (reference, '.', len) || memchr (reference, ':', len) ||
+		    (len == strlen ("localhost") && memcmp (reference, "localhost", len) == 0);
+	return host ? reference + len + 1 : reference;
+}
+
+int
+image_default_name (const char *reference, char **ret, struct silo_error *err)
+{
+	_cleanup_buf_ struct silo_buf name = SILO_BUF (4096);
+	const char *path = local_path (reference);
+	int r;
+	if (path) {
+		r = name_of_path (path, &name, err);
+	} else {
+		const char *scheme = strstr (reference, "://");
+		const char *rest = skip_registry (scheme ? scheme + 3 : reference);
+		if (strncmp (rest, "library/", 8) == 0)
+			rest += 8;
+		const char *last = strrchr (rest, '/');
+		bool tagged = strpbrk (last ? last : rest, ":@");
+		r = silo_buf_addf (&name, err, "%s%s", rest, tagged ? "" : ":latest");
+	}
+	if (r == 0)
+		r = name_check ((const char *) name.data, err);
+	return r == 0 ? util_strdup ((const char *) name.data, ret, err) : r;
+}
+
+/* -- index ---------------------------------------------------------------------------- */
+
+/* One `silo index`. */
+struct index {
+	struct core *core;
+	const struct silo_image_source *source;
+	const struct import_progress *progress;
+	struct image_folder folder;
+	struct silo_instance *instance; /* whose reference it is */
+	struct silo_buf id;             /* "" when only an import can tell */
+	char *name;
+	struct silo_image image; /* strings borrowed */
+};
+
+static int
+identify (struct index *index, struct silo_error *err)
+{
+	const struct instance_list *all = &index->core->wiring.image;
+	for (size_t i = 0; i < all->n; i++) {
+		struct silo_error said = { 0 };
+		index->id.len = 0;
+		int r = silo_buf_add (&index->id, "", 0, err);
+		if (r == 0)
+			r = instance_call (all->item[i], image, identify, index->source, &index->id,
+					   &said);
+		if (r == SILO_UNIMPLEMENTED)
+			continue;
+		if (r < 0)
+			return silo_fail (err, r, "%s", said.msg);
+		index->instance = all->item[i];
+		return 0;
+	}
+	return silo_fail (err, SILO_INVALID,
+			  "%.150s: no image plugin of [silo] image knows this kind of reference",
+			  index->source->reference);
+}
+
+static const char *
+index_id (const struct index *index)
+{
+	return index->id.len > 0 ? (const char *) index->id.data : "";
+}
+
+/* Is the same image recorded, complete and under this name? */
+static bool
+is_known (struct index *index, struct image_copy **ret)
+{
+	_cleanup_free_ struct image_copy *old = NULL;
+	char path[PATH_MAX];
+	struct stat st;
+	if (index->id.len == 0 || image_get (index->core, index->name, &old, NULL) < 0)
+		return false;
+	if (strcmp (old->image.source_id, index_id (index)) != 0 ||
+	    image_meta_path (index->core, &old->image, path, sizeof (path), NULL) < 0 ||
+	    stat (path, &st) < 0 || st.st_size == 0)
+		return false;
+	*ret = silo_steal (&old);
+	return true;
+}
+
+/* Give the finished file behind `fd`, called `temp`, its name. */
+static int
+publish (const struct image_folder *folder, int fd, const char *temp,
+	 const struct silo_digest *digest, struct silo_error *err)
+{
+	char hex[SILO_DIGEST_HEX + 1], name[SILO_DIGEST_HEX + 8];
+	silo_digest_hex (digest, hex);
+	snprintf (name, sizeof (name), "%s.erofs", hex);
+	if (fchmod (fd, 0444) < 0 || fsync (fd) < 0 ||
+	    renameat (folder->fd, temp, folder->fd, name) < 0 || fsync (folder->fd) < 0)
+		return silo_fail_sys (err, errno, "metadata file %s", name);
+	return 0;
+}
+
+static int
+find_python (struct index *index, const char *config, struct image_python *ret,
+	     struct silo_error *err)
+{
+	char path[PATH_MAX];
+	struct silo_meta *meta = NULL;
+	int r = image_meta_path (index->core, &index->image, path, sizeof (path), err);
+	if (r == 0)
+		r = silo_meta_open (path, &meta, err);
+	if (r == 0)
+		r = image_python (meta, config, ret, err);
+	silo_meta_close (meta);
+	return r;
+}
+
+static int
+store_record (struct index *index, const char *config, const struct meta_info *info,
+	      struct image_copy **ret, bool *ret_known, struct silo_error *err)
+{
+	struct image_python python = { 0 };
+	struct silo_image *image = &index->image;
+	*image = (struct silo_image){
+		.name = index->name,
+		.meta = info->digest,
+		.source = index->source->reference,
+		.source_id = index_id (index),
+		.config = config,
+		.inodes = info->inodes,
+		.size = info->bytes,
+		.created = silo_now (),
+	};
+	int r = find_python (index, config, &python, err);
+	if (r < 0)
+		return r;
+	image->python = python.path;
+	image->python_version = python.version;
+
+	_cleanup_free_ struct image_copy *old = NULL;
+	bool known = image_get (index->core, index->name, &old, NULL) == 0 &&
+		     silo_digest_equal (&old->image.meta, &image->meta) &&
+		     strcmp (old->image.config, config) == 0;
+	_cleanup_free_ struct image_copy *copy = NULL;
+	r = image_copy (image, &copy, err);
+	if (r == 0)
+		r = instance_call (index->core->wiring.storage, storage, image_put, image, err);
+	if (r < 0)
+		return r;
+	*ret = silo_steal (&copy);
+	*ret_known = known;
+	return 0;
+}
+
+static int
+import_run (struct index *index, struct silo_import *import, struct image_copy **ret,
+	    bool *ret_known, struct silo_error *err)
+{
+	char temp[40];
+	struct meta_info info;
+	uint64_t random = 0;
+	int r = instance_call (index->instance, image, import, index->source, import, err);
+	if (r == 0 && silo_import_cancelled (import))
+		r = silo_fail (err, SILO_CANCELLED, "stopped");
+	if (r == 0)
+		r = silo_random (&random, sizeof (random), err);
+	if (r < 0)
+		return r;
+	snprintf (temp, sizeof (temp), "new-%016llx", (unsigned long long) random);
+	_cleanup_close_ int fd =
+	    openat (index->folder.fd, temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return silo_fail_sys (err, errno, "temporary metadata file");
+	r = import_finish (import, fd, &info, err);
+	if (r == 0)
+		r = publish (&index->folder, fd, temp, &info.digest, err);
+	if (r < 0) {
+		unlinkat (index->folder.fd, temp, 0);
+		return r;
+	}
+	return store_record (index, import_config (import), &info, ret, ret_known, err);
+}
+
+static void
+index_clear (struct index *index)
+{
+	image_folder_close (&index->folder);
+	silo_buf_free (&index->id);
+	free (index->name);
+}
+
+int
+image_index (struct core *core, const struct silo_image_source *source, const char *name,
+	     const struct import_progress *progress, struct image_copy **ret, bool *ret_known,
+	     struct silo_error *err)
+{
+	SILO_CLEANUP (index_clear)
+	struct index index = {
+		.core = core,
+		.source = source,
+		.progress = progress,
+		.folder = { -1, -1 },
+		.id = SILO_BUF (4096),
+	};
+	struct silo_import *import = NULL;
+	int r = name ? name_check (name, err) : 0;
+	if (r == 0)
+		r = name ? util_strdup (name, &index.name, err)
+			 : image_default_name (source->reference, &index.name, err);
+	if (r == 0)
+		r = image_folder_open (core, LOCK_SH, &index.folder, err);
+	if (r == 0)
+		r = identify (&index, err);
+	if (r < 0)
+		return r;
+	if (is_known (&index, ret)) {
+		*ret_known = true;
+		return 0;
+	}
+	r = import_new (core, progress, &import, err);
+	if (r == 0)
+		r = import_run (&index, import, ret, ret_known, err);
+	import_free (import);
+	return r;
+}

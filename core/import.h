@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * import.h - between image.c, which decides what is indexed under which name,
+ * and import.c, which receives an image's layers; and the search for Python.
+ */
+#ifndef IMPORT_H
+#define IMPORT_H
+
+#include "core.h"
+#include "tree.h"
+
+/* -- import.c ---------------------------------------------------------------- */
+
+int import_new (struct core *core, const struct import_progress *progress, struct silo_import **ret,
+		struct silo_error *err);
+void import_free (struct silo_import *import);
+/* All layers have arrived: make the objects safe and write the metadata file to `fd`. */
+int import_finish (struct silo_import *import, int fd, struct meta_info *ret,
+		   struct silo_error *err);
+/* The image's config as JSON; "{}" if none.  Borrowed. */
+const char *import_config (const struct silo_import *import);
+
+/* -- image.c ------------------------------------------------------------------- */
+
+/* STATE/images, open and locked. */
+struct image_folder {
+	int fd;
+	int lock;
+};
+int image_folder_open (struct core *core, int how /* LOCK_SH, LOCK_EX */, struct image_folder *ret,
+		       struct silo_error *err);
+void image_folder_close (struct image_folder *folder);
+
+/* -- image-python.c ------------------------------------------------------------ */
+
+/* The interpreter that `python3` would start in this image: its path and "3.N"; both "" if
+ * there is none.  Found by looking at names; nothing is run. */
+struct image_python {
+	char path[256];
+	char version[16];
+};
+int image_python (const struct silo_meta *meta, const char *config, struct image_python *ret,
+		  struct silo_error *err);
+
+#endif
