@@ -36,9 +36,14 @@ namespace_enter (struct silo_error *err)
 
 	/* "Hybrid" hosts have v1 controllers and beside them a v2 tree without any.  crun
 	 * refuses to choose; without the second tree, here only, it uses the first. */
-	if (namespace_is_cgroup2 (CGROUP_UNIFIED) && !namespace_is_cgroup2 (CGROUP_ROOT) &&
-	    umount2 (CGROUP_UNIFIED, MNT_DETACH) < 0)
+	if (!namespace_is_cgroup2 (CGROUP_UNIFIED) || namespace_is_cgroup2 (CGROUP_ROOT))
+		return 0;
+	if (umount2 (CGROUP_UNIFIED, MNT_DETACH) < 0)
 		return silo_fail_sys (err, errno, "leave %s out of the daemon's namespace",
 				      CGROUP_UNIFIED);
+	/* crun makes its folders there all the same: not in the host's file system. */
+	if (mount ("tmpfs", CGROUP_UNIFIED, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+		   "mode=0755,size=16m") < 0)
+		return silo_fail_sys (err, errno, "cover %s", CGROUP_UNIFIED);
 	return 0;
 }

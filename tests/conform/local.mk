@@ -12,6 +12,13 @@ silo_conform_SOURCES = \
 	%D%/storage.c \
 	%D%/storage-names.c \
 	%D%/storage-process.c
+silo_conform_SOURCES += \
+	%D%/container.h \
+	%D%/container.c \
+	%D%/container-inside.c \
+	%D%/container-limits.c \
+	%D%/container-life.c
+silo_conform_SOURCES += %D%/transport.c
 silo_conform_CPPFLAGS = $(test_cppflags)
 
 # KIND-NAME.sh runs the suite of KIND on plugin NAME.
@@ -22,8 +29,23 @@ endif
 if WITH_STORAGE_FILES
 conform_scripts += %D%/storage-files.sh
 endif
+if WITH_CONTAINER_CRUN
+conform_scripts += %D%/container-crun.sh
+endif
+if WITH_CONTAINER_PODMAN
+conform_scripts += %D%/container-podman.sh
+endif
+
+if WITH_TRANSPORT_GRPC
+conform_scripts += %D%/transport-grpc.sh
+endif
+if WITH_TRANSPORT_HTTP
+conform_scripts += %D%/transport-http.sh
+endif
 
 TESTS += $(conform_scripts)
+EXTRA_DIST += %D%/transport-grpc.sh %D%/transport-http.sh
+EXTRA_DIST += %D%/container-crun.sh %D%/container-podman.sh
 EXTRA_DIST += \
 	%D%/storage-sqlite.sh \
 	%D%/storage-files.sh

@@ -28,7 +28,10 @@
 
 /* The roots of all hierarchies. */
 struct trees {
-	int fd[TREES_MAX];
+	struct {
+		int fd;
+		bool real; /* else an ordinary folder, see trees_open */
+	} item[TREES_MAX];
 	int n;
 };
 
@@ -36,14 +39,22 @@ static void
 trees_close (struct trees *trees)
 {
 	while (trees->n > 0)
-		close (trees->fd[--trees->n]);
+		close (trees->item[--trees->n].fd);
 }
 
 static bool
-is_type (int fd, long type)
+is_type (int fd, unsigned long type)
 {
 	struct statfs fs;
-	return fstatfs (fd, &fs) == 0 && (long) fs.f_type == type;
+	return fstatfs (fd, &fs) == 0 && (unsigned long) fs.f_type == type;
+}
+
+static void
+trees_add (struct trees *trees, int fd)
+{
+	bool real = is_type (fd, CGROUP_SUPER_MAGIC) || is_type (fd, CGROUP2_SUPER_MAGIC);
+	trees->item[trees->n].real = real;
+	trees->item[trees->n++].fd = fd;
 }
 
 static int
@@ -54,7 +65,7 @@ trees_open (struct trees *trees, struct silo_error *err)
 	if (root < 0)
 		return silo_fail_sys (err, errno, "open %s", CGROUP_ROOT);
 	if (is_type (root, CGROUP2_SUPER_MAGIC)) {
-		trees->fd[trees->n++] = root;
+		trees_add (trees, root);
 		return 0;
 	}
 
@@ -64,16 +75,15 @@ trees_open (struct trees *trees, struct silo_error *err)
 		close (root);
 		return silo_fail_sys (err, sys, "read %s", CGROUP_ROOT);
 	}
-	/* Links (cpu -> cpu,cpuacct) name a hierarchy a second time. */
+	/* Links (cpu -> cpu,cpuacct) name a hierarchy a second time.  Not every folder is a
+	 * hierarchy: crun writes its files below "unified" even where nothing is mounted. */
 	for (struct dirent *entry; trees->n < TREES_MAX && (entry = readdir (dir));) {
 		if (entry->d_name[0] == '.')
 			continue;
 		int fd =
 		    openat (root, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (fd >= 0 && is_type (fd, CGROUP_SUPER_MAGIC))
-			trees->fd[trees->n++] = fd;
-		else if (fd >= 0)
-			close (fd);
+		if (fd >= 0)
+			trees_add (trees, fd);
 	}
 	closedir (dir);
 	return 0;
@@ -83,7 +93,7 @@ bool
 cgroup_is_v2 (void)
 {
 	struct statfs fs;
-	return statfs (CGROUP_ROOT, &fs) == 0 && (long) fs.f_type == CGROUP2_SUPER_MAGIC;
+	return statfs (CGROUP_ROOT, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
 /* v1 has a file for the sum of memory and swap unless the kernel was told not to count swap.
@@ -155,6 +165,18 @@ line_is_init (const char *line, const char *arg)
 	return last && strcmp (last, "\t1") == 0;
 }
 
+/* The start of a file of /proc, terminated; 0: there is none. */
+static size_t
+read_proc (const char *path, char *ret, size_t size)
+{
+	_cleanup_close_ int fd = open (path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read (fd, ret, size - 1);
+	if (n < 0)
+		n = 0;
+	ret[n] = '\0';
+	return (size_t) n;
+}
+
 /* A pidfd, if the process still is one of this cgroup once it cannot be mistaken any more. */
 static int
 open_member (pid_t pid, const char *name)
@@ -197,20 +219,23 @@ find_procs (const struct trees *trees, const char *name, pid_t ret[BATCH])
 {
 	int n = 0;
 	for (int i = 0; n == 0 && i < trees->n; i++)
-		n = read_procs (trees->fd[i], name, ret, BATCH);
+		if (trees->item[i].real)
+			n = read_procs (trees->item[i].fd, name, ret, BATCH);
 	return n;
 }
 
 static int
-find_init (const struct trees *trees, const char *name)
+find_init (const struct trees *trees, const char *name, pid_t *ret_pid)
 {
 	pid_t pids[BATCH];
 	int n = find_procs (trees, name, pids);
 
 	for (int i = 0; i < n; i++) {
 		int fd = open_member (pids[i], name);
-		if (fd >= 0 && proc_has_line (pids[i], "status", line_is_init, NULL))
+		if (fd >= 0 && proc_has_line (pids[i], "status", line_is_init, NULL)) {
+			*ret_pid = pids[i];
 			return fd;
+		}
 		if (fd >= 0)
 			close (fd);
 	}
@@ -227,11 +252,38 @@ cgroup_init (const struct crun *crun, const char *id, int *ret_pidfd, struct sil
 		return r;
 
 	cgroup_name (crun, id, name);
-	int fd = find_init (&trees, name);
+	pid_t pid;
+	int fd = find_init (&trees, name, &pid);
 	if (fd < 0)
 		return silo_fail (err, SILO_NOTFOUND, "container %s does not run", id);
 	*ret_pidfd = fd;
 	return 0;
+}
+
+/* A pidfd of the `crun run` that an earlier daemon has left: the parent of the container's first
+ * process, if it was started with the container's bundle. */
+static int
+find_starter (const struct crun *crun, const char *id, pid_t init)
+{
+	char path[64], text[8192], bundle[PATH_MAX];
+	snprintf (path, sizeof (path), "/proc/%d/stat", (int) init);
+	if (read_proc (path, text, sizeof (text)) == 0)
+		return -1;
+	const char *after = strrchr (text, ')'); /* " S PPID ..." */
+	long parent = after && strlen (after) > 4 ? strtol (after + 4, NULL, 10) : 0;
+	if (parent <= 1 || parent == getpid ())
+		return -1;
+
+	int fd = pidfd_open ((pid_t) parent, 0);
+	snprintf (path, sizeof (path), "/proc/%ld/cmdline", parent);
+	size_t len = fd < 0 ? 0 : read_proc (path, text, sizeof (text));
+	snprintf (bundle, sizeof (bundle), "%s/%s", crun->bundles, id);
+	for (const char *word = text; word < text + len; word += strlen (word) + 1)
+		if (strcmp (word, bundle) == 0)
+			return fd;
+	if (fd >= 0)
+		close (fd);
+	return -1;
 }
 
 /* -- the end ----------------------------------------------------------------------- */
@@ -272,8 +324,11 @@ cgroup_kill (const struct crun *crun, const char *id, struct silo_error *err)
 		return r;
 
 	cgroup_name (crun, id, name);
-	_cleanup_close_ int init = find_init (&trees, name);
-	bool gone = init < 0 || end_process (init, until);
+	pid_t pid = 0;
+	_cleanup_close_ int init = find_init (&trees, name, &pid);
+	_cleanup_close_ int starter = init < 0 ? -1 : find_starter (crun, id, pid);
+	bool gone = starter < 0 || end_process (starter, until);
+	gone = gone && (init < 0 || end_process (init, until));
 	while (gone) {
 		pid_t pids[BATCH];
 		int n = find_procs (&trees, name, pids);
@@ -313,7 +368,9 @@ cgroup_remove (const struct crun *crun, const char *id, struct silo_error *err)
 
 	cgroup_name (crun, id, name);
 	for (int i = 0; r == 0 && i < trees.n; i++) {
-		int sys = remove_one (trees.fd[i], name, until);
+		int tree = trees.item[i].fd;
+		int sys = trees.item[i].real ? remove_one (tree, name, until)
+					     : bundle_delete_at (tree, name);
 		if (sys)
 			r = silo_fail_sys (err, sys, "remove the cgroup %s", name);
 	}
@@ -328,7 +385,7 @@ cgroup_list (const struct crun *crun, silo_container_fn *fn, void *arg, struct s
 	int r = trees_open (&trees, err);
 
 	for (int i = 0; r == 0 && i < trees.n; i++) {
-		int fd = openat (trees.fd[i], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		int fd = openat (trees.item[i].fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		DIR *dir = fd < 0 ? NULL : fdopendir (fd);
 		if (!dir) {
 			r = silo_fail_sys (err, errno, "read %s", CGROUP_ROOT);

@@ -72,6 +72,7 @@ bool cgroup_is_v2 (void);
 /* Folders below STATE/run. */
 int bundle_make (const char *path, struct silo_error *err);
 int bundle_delete (const char *path, struct silo_error *err);
+int bundle_delete_at (int parent, const char *name); /* returns an errno value */
 int bundle_list (const char *path, silo_container_fn *fn, void *arg, struct silo_error *err);
 
 int crun_start (void *self, const struct silo_container_spec *spec, struct silo_process *ret,
