@@ -8,9 +8,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <grpc/grpc_security.h>
 
 #define SERVER_PEM_MAX (1024 * 1024)
+/* How long stopping waits for answers to be sent, ns. */
+#define SERVER_LAST_WORDS ((int64_t) 500 * 1000000)
 
 static const struct silo_option options[] = {
 	{ .name = "listen",
@@ -171,17 +174,32 @@ face_open (struct server *server, int which)
 	server->faces_open++;
 }
 
+/* Until no call is live; calls that ended just now still have their result on the way. */
+static void
+faces_linger (struct server *server)
+{
+	int64_t due = silo_monotonic () + SERVER_LAST_WORDS;
+	const struct timespec until = { due / 1000000000, due % 1000000000 };
+	int r = 0;
+
+	pthread_mutex_lock (&server->lock);
+	while (r == 0 && server->live > 0)
+		r = pthread_cond_timedwait (&server->ended, &server->lock, &until);
+	pthread_mutex_unlock (&server->lock);
+}
+
 static void
 faces_close (struct server *server)
 {
-	for (int i = 0; i < FACE_COUNT; i++) {
-		struct face *face = &server->faces[i];
-		if (!face->grpc)
-			continue;
-		grpc_server_shutdown_and_notify (face->grpc, server->queues[0].grpc,
-						 &face->shutdown);
-		grpc_server_cancel_all_calls (face->grpc);
-	}
+	for (int i = 0; i < FACE_COUNT; i++)
+		if (server->faces[i].grpc)
+			grpc_server_shutdown_and_notify (server->faces[i].grpc,
+							 server->queues[0].grpc,
+							 &server->faces[i].shutdown);
+	faces_linger (server);
+	for (int i = 0; i < FACE_COUNT; i++)
+		if (server->faces[i].grpc)
+			grpc_server_cancel_all_calls (server->faces[i].grpc);
 	pthread_mutex_lock (&server->lock);
 	while (server->faces_open > 0 || server->live > 0)
 		pthread_cond_wait (&server->ended, &server->lock);
@@ -265,6 +283,7 @@ static int
 server_init (void *self, struct silo_host *host, struct silo_error *err)
 {
 	struct server *server = self;
+	pthread_condattr_t attr;
 
 	server->host = host;
 	if (!server->listen[0])
@@ -273,7 +292,10 @@ server_init (void *self, struct silo_host *host, struct silo_error *err)
 	if (!*server->tls_cert != !*server->tls_key)
 		return silo_fail (err, SILO_INVALID, "tls_cert and tls_key go together");
 	pthread_mutex_init (&server->lock, NULL);
-	pthread_cond_init (&server->ended, NULL);
+	pthread_condattr_init (&attr);
+	pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+	pthread_cond_init (&server->ended, &attr);
+	pthread_condattr_destroy (&attr);
 	return 0;
 }
 
