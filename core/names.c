@@ -70,19 +70,21 @@ store_code (struct core *core, struct names *names, const struct silo_digest *di
 {
 	struct silo_digest *slot = &names->code[slot_of (digest->b, sizeof (digest->b))];
 	char hex[SILO_DIGEST_HEX + 1];
+	struct silo_error why;
 	int r;
 
 	if (known (names, slot, digest))
 		return 0;
 	silo_digest_hex (digest, hex);
 	r = instance_call (core->wiring.storage, storage, thing_get, "code", hex, ignore_thing,
-			   NULL, err);
+			   NULL, &why);
 	if (r == SILO_NOTFOUND && !code.len)
-		return silo_fail (err, SILO_NOTFOUND,
-				  "no function %.16s... is stored: send its code", hex);
+		return silo_fail (err, r, "no function %.16s... is stored: send its code", hex);
 	if (r == SILO_NOTFOUND)
 		r = instance_call (core->wiring.storage, storage, thing_put,
 				   &(struct silo_thing){ "code", hex, code, silo_now () }, err);
+	else if (r < 0)
+		return silo_fail (err, r, "%s", why.msg);
 	if (r == 0)
 		remember (names, slot, digest);
 	return r;

@@ -150,7 +150,7 @@ image_find (struct erofs *self, const char *path, int file, const struct stat *s
 int
 image_get (struct erofs *self, const char *path, struct image **ret, struct silo_error *err)
 {
-	struct image *image;
+	struct image *image = NULL;
 	struct stat st;
 	int file = open (path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (file < 0)
