@@ -106,18 +106,36 @@ used_by (const struct core *core, const struct plugin *plugin, char *to, size_t 
 	}
 }
 
+/* The longest of two widths. */
+static int
+wider (int width, const char *text)
+{
+	int len = (int) strlen (text);
+	return len > width ? len : width;
+}
+
 static int
 list_text (const struct core *core, const struct plugin_set *set)
 {
-	static const char row[] = "%-10s %-9s %-8s %-20s %-50s %s\n";
 	char used[200];
+	int name_width = 4, version_width = 7, used_width = 7, summary_width = 7;
 
-	printf (row, "KIND", "NAME", "VERSION", "USED BY", "SUMMARY", "FILE");
 	for (size_t i = 0; i < set->n; i++) {
 		const struct silo_plugin *head = &set->item[i]->head;
 		used_by (core, set->item[i], used, sizeof (used));
-		printf (row, silo_kind_name ((int) head->kind), head->name, head->version,
-			used[0] ? used : "-", head->summary, set->item[i]->path);
+		name_width = wider (name_width, head->name);
+		version_width = wider (version_width, head->version);
+		used_width = wider (used_width, used);
+		summary_width = wider (summary_width, head->summary);
+	}
+	printf ("%-9s  %-*s  %-*s  %-*s  %-*s  %s\n", "KIND", name_width, "NAME", version_width,
+		"VERSION", used_width, "USED BY", summary_width, "SUMMARY", "FILE");
+	for (size_t i = 0; i < set->n; i++) {
+		const struct silo_plugin *head = &set->item[i]->head;
+		used_by (core, set->item[i], used, sizeof (used));
+		printf ("%-9s  %-*s  %-*s  %-*s  %-*s  %s\n", silo_kind_name ((int) head->kind),
+			name_width, head->name, version_width, head->version, used_width,
+			used[0] ? used : "-", summary_width, head->summary, set->item[i]->path);
 	}
 	for (size_t i = 0; i < set->n_bad; i++)
 		printf ("%s%s: %s\n", i ? "" : "\nNot usable:\n", set->bad[i].path,

@@ -19,6 +19,10 @@ silo_conform_SOURCES += \
 	%D%/container-limits.c \
 	%D%/container-life.c
 silo_conform_SOURCES += %D%/transport.c
+silo_conform_SOURCES += \
+	%D%/rootfs.h \
+	%D%/rootfs.c \
+	%D%/rootfs-tree.c
 silo_conform_CPPFLAGS = $(test_cppflags)
 
 # KIND-NAME.sh runs the suite of KIND on plugin NAME.
@@ -43,9 +47,23 @@ if WITH_TRANSPORT_HTTP
 conform_scripts += %D%/transport-http.sh
 endif
 
+if WITH_ROOTFS_EROFS
+conform_scripts += %D%/rootfs-erofs.sh %D%/rootfs-erofs-disk.sh %D%/rootfs-erofs-loop.sh
+endif
+if WITH_ROOTFS_FUSE
+conform_scripts += %D%/rootfs-fuse.sh %D%/rootfs-fuse-disk.sh %D%/rootfs-fuse-threads.sh
+endif
+
 TESTS += $(conform_scripts)
 EXTRA_DIST += %D%/transport-grpc.sh %D%/transport-http.sh
 EXTRA_DIST += %D%/container-crun.sh %D%/container-podman.sh
 EXTRA_DIST += \
 	%D%/storage-sqlite.sh \
 	%D%/storage-files.sh
+EXTRA_DIST += \
+	%D%/rootfs-erofs.sh \
+	%D%/rootfs-erofs-disk.sh \
+	%D%/rootfs-erofs-loop.sh \
+	%D%/rootfs-fuse.sh \
+	%D%/rootfs-fuse-disk.sh \
+	%D%/rootfs-fuse-threads.sh
