@@ -119,6 +119,7 @@ int main (void)
 }
 END
 ${CC:-cc} "-I$here/v1" "$tmp/last.c" -o "$tmp/last" >"$tmp/out" 2>&1 &&
+	# shellcheck disable=SC2046 # one -D each
 	${CC:-cc} -fsyntax-only "-I$SILO_TEST_SOURCE/include" $("$tmp/last") "$tmp/same.c" >"$tmp/out" 2>&1
 check $? "fields of the first headers are where they were"
 

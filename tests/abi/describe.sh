@@ -74,9 +74,9 @@ check $? "and so are its defaults when they are written out"
 [ -z "$(ls -A "$tmp/state")" ]
 check $? "silo check writes nothing"
 
-"$silo" plugins --describe=json >"$tmp/out" 2>&1 && python3 -c 'import json, sys
+"$silo" plugins --describe=json >"$tmp/json" 2>"$tmp/out" && python3 -c 'import json, sys
 d = json.load (open (sys.argv[1]))
-assert d["silo"] and all (o["help"] for p in d["plugins"] for o in p["options"])' "$tmp/out" 2>>"$tmp/out"
+assert d["silo"] and all (o["help"] for p in d["plugins"] for o in p["options"])' "$tmp/json" 2>>"$tmp/out"
 check $? "every option has help in the JSON"
 "$silo" plugins --describe=man >"$tmp/man" 2>"$tmp/out" && [ -s "$tmp/man" ] &&
 	! grep -nE "^([.][^ABRSTI]|')" "$tmp/man" >>"$tmp/out"

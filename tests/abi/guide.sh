@@ -24,6 +24,7 @@ check () # STATUS NAME: report the status of the command before
 	fi
 }
 
+# shellcheck disable=SC2016 # backquotes of Markdown
 sed -n '/^```c$/,/^```$/p' "$guide" | sed '1d;$d' >"$tmp/content-example.c"
 sed 1,2d "$example" | diff - "$tmp/content-example.c" >"$tmp/out" 2>&1
 check $? "the guide shows the plugin that is tested here"
