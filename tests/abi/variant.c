@@ -6,29 +6,29 @@
  */
 #include <silo/silo.h>
 
-#define FINE	    0  /* as it should be */
-#define SHORT	    1  /* from before anything optional was there */
-#define LONG	    2  /* newer, but uses nothing new */
-#define NEW_HEAD    3  /* newer, and uses something in each of the structures */
-#define NEW_OPS	    4
-#define NEW_OPTION  5
-#define OTHER_ABI   6
-#define NO_READ	    7
-#define HALF_STAGE  8
-#define OUTSIDE	    9
-#define UNALIGNED   10
-#define NO_TYPE	    11
-#define NO_KIND	    12
-#define NO_NAME	    13
-#define FUNCTION    14
-#define TINY	    15
-#define BOAST	    16
-#define ENDLESS	    17
-#define TWICE	    18
-#define NO_CHOICES  19
-#define NO_OPS	    20
-#define GIANT	    21
-#define PLUGIN_KEY  22
+#define FINE       0 /* as it should be */
+#define SHORT      1 /* from before anything optional was there */
+#define LONG       2 /* newer, but uses nothing new */
+#define NEW_HEAD   3 /* newer, and uses something in each of the structures */
+#define NEW_OPS    4
+#define NEW_OPTION 5
+#define OTHER_ABI  6
+#define NO_READ    7
+#define HALF_STAGE 8
+#define OUTSIDE    9
+#define UNALIGNED  10
+#define NO_TYPE    11
+#define NO_KIND    12
+#define NO_NAME    13
+#define FUNCTION   14
+#define TINY       15
+#define BOAST      16
+#define ENDLESS    17
+#define TWICE      18
+#define NO_CHOICES 19
+#define NO_OPS     20
+#define GIANT      21
+#define PLUGIN_KEY 22
 
 #ifndef VARIANT
 #define VARIANT FINE
@@ -140,9 +140,9 @@ stage_it (void *self, int *ret_fd, void **ret_stage, struct silo_error *err)
 #define TOMORROW NULL
 #endif
 
-#define ROW(name_)                                                                                 \
-	{                                                                                          \
-		.name = name_, .type = TYPE, .offset = OFFSET, .def = "1", .help = "a number"      \
+#define ROW(name_)                                                                            \
+	{                                                                                     \
+		.name = name_, .type = TYPE, .offset = OFFSET, .def = "1", .help = "a number" \
 	}
 
 #if VARIANT == LONG || VARIANT == NEW_OPTION
@@ -182,24 +182,24 @@ static const struct long_ops ops = {
 #endif
 };
 
-#define HEAD                                                                                       \
-	{                                                                                          \
-		.abi = VARIANT == OTHER_ABI ? 2 : 1,                                               \
-		.size = VARIANT == SHORT    ? offsetof (struct silo_plugin, init)                  \
-			: VARIANT == LONG   ? sizeof (struct long_plugin)                          \
-			: VARIANT == NEW_HEAD ? sizeof (struct long_plugin)                        \
-			: VARIANT == BOAST  ? 4000                                                 \
-					    : sizeof (struct silo_plugin),                         \
-		.ops_size = VARIANT == SHORT ? offsetof (struct silo_content_ops, open)            \
-			    : VARIANT == LONG || VARIANT == NEW_OPS                                \
-				? sizeof (struct long_ops)                                         \
-				: sizeof (struct silo_content_ops),                                \
-		.option_size = sizeof (options[0]),                                                \
-		.kind = VARIANT == NO_KIND ? 77 : SILO_KIND_CONTENT,                               \
-		.ops = VARIANT == NO_OPS ? NULL : &ops,                                            \
-		.name = VARIANT == NO_NAME ? "No Name" : "variant", .version = "1",                \
-		.summary = "an empty store", .options = (const void *) options,                    \
-		.instance_size = VARIANT == GIANT ? (size_t) 1 << 40 : sizeof (struct instance)    \
+#define HEAD                                                                                    \
+	{                                                                                       \
+		.abi = VARIANT == OTHER_ABI ? 2 : 1,                                            \
+		.size = VARIANT == SHORT      ? offsetof (struct silo_plugin, init)             \
+			: VARIANT == LONG     ? sizeof (struct long_plugin)                     \
+			: VARIANT == NEW_HEAD ? sizeof (struct long_plugin)                     \
+			: VARIANT == BOAST    ? 4000                                            \
+					      : sizeof (struct silo_plugin),                       \
+		.ops_size = VARIANT == SHORT ? offsetof (struct silo_content_ops, open)         \
+			    : VARIANT == LONG || VARIANT == NEW_OPS                             \
+				? sizeof (struct long_ops)                                      \
+				: sizeof (struct silo_content_ops),                             \
+		.option_size = sizeof (options[0]),                                             \
+		.kind = VARIANT == NO_KIND ? 77 : SILO_KIND_CONTENT,                            \
+		.ops = VARIANT == NO_OPS ? NULL : &ops,                                         \
+		.name = VARIANT == NO_NAME ? "No Name" : "variant", .version = "1",             \
+		.summary = "an empty store", .options = (const void *) options,                 \
+		.instance_size = VARIANT == GIANT ? (size_t) 1 << 40 : sizeof (struct instance) \
 	}
 
 #if VARIANT == FUNCTION
@@ -213,10 +213,9 @@ silo_plugin (void)
 SILO_API extern const uint32_t silo_plugin;
 const uint32_t silo_plugin = 1;
 #elif VARIANT == LONG || VARIANT == NEW_HEAD
-SILO_API extern const struct long_plugin silo_plugin_long __asm__ ("silo_plugin");
-const struct long_plugin silo_plugin_long = {
-	.today = HEAD, .tomorrow = VARIANT == NEW_HEAD ? "x" : NULL
-};
+SILO_API extern const struct long_plugin silo_plugin_long __asm__("silo_plugin");
+const struct long_plugin silo_plugin_long = { .today = HEAD,
+					      .tomorrow = VARIANT == NEW_HEAD ? "x" : NULL };
 #else
 extern const struct silo_plugin silo_plugin;
 SILO_API const struct silo_plugin silo_plugin = HEAD;

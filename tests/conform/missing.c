@@ -5,12 +5,12 @@
 #include "conform.h"
 #include "tap.h"
 
-#define MISSING(kind)                                                                              \
-	__attribute__ ((weak)) int conform_##kind (struct conform *c)                              \
-	{                                                                                          \
-		(void) c;                                                                          \
-		tap_ok (false, "the suite of kind " #kind " exists");                              \
-		return tap_done ();                                                                \
+#define MISSING(kind)                                                 \
+	__attribute__ ((weak)) int conform_##kind (struct conform *c) \
+	{                                                             \
+		(void) c;                                             \
+		tap_ok (false, "the suite of kind " #kind " exists"); \
+		return tap_done ();                                   \
 	}
 
 MISSING (transport)
