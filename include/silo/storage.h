@@ -56,8 +56,8 @@ struct silo_storage_ops {
 	 * add stores n tasks at once, all or none, and sets each one's id: greater
 	 * than every id given before, also before a restart. */
 	int (*task_add) (void *self, struct silo_task *tasks, size_t n, struct silo_error *err);
-	/* Attempt number `attempt` begins: state RUNNING, started = when.  SILO_NOTFOUND, or
-	 * SILO_EXISTS when it has a result. */
+	/* Attempt number `attempt` begins: state RUNNING, started = when.  SILO_NOTFOUND,
+	 * SILO_EXISTS when it has a result, or SILO_ABORTED when a newer attempt has started. */
 	int (*task_start) (void *self, int64_t id, int32_t attempt, int64_t when,
 			   struct silo_error *err);
 	/* Its one result: state DONE, finished = when.  SILO_EXISTS when it has one already,
@@ -71,6 +71,7 @@ struct silo_storage_ops {
 	 * and err empty. */
 	int (*task_list) (void *self, const struct silo_task_query *query, silo_record_fn *fn,
 			  void *arg, struct silo_error *err);
+	/* With its result.  This and the other drops: SILO_NOTFOUND. */
 	int (*task_drop) (void *self, int64_t id, struct silo_error *err);
 
 	/* images -- required.  put replaces the record of that name in one step. */

@@ -36,7 +36,7 @@ struct files {
 	/* descriptors of the store's folders and of `lock`; fixed between start and stop */
 	int root, tasks, images, things, temp, lock;
 	pthread_mutex_t mutex;   /* of writers; taken before the flock */
-	_Atomic int64_t last_id; /* some id that was given; the file `last` may know a higher one */
+	_Atomic int64_t last_id; /* some id that was given; `last` may know a higher one */
 };
 
 static inline void

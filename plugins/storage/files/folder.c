@@ -4,7 +4,7 @@
  * writers' lock, the last id that was given, file names.
  *
  *     format   "silo store 1": what this folder is
- *     last     the highest task id given so far; tasks above it do not exist
+ *     last     a link to the highest task id given so far; tasks above it do not exist
  *     lock     locked by the process that writes
  *     temp/    files being written; locked (shared) by every process that uses the store
  *     tasks/   ID.task, and ID.run while it runs, or ID.result when it has ended
@@ -269,20 +269,23 @@ store_unlock (struct files **held)
 	pthread_mutex_unlock (&(*held)->mutex);
 }
 
+/* `last` is a symbolic link, whose target is the number: it is read and replaced in one step like
+ * a file, but has no contents, which a file system would write out at each rename. */
 int
 last_read (struct files *f, int64_t *ret, struct silo_error *err)
 {
 	char text[32], again[32];
-	int r = read_small (f, "last", text, sizeof (text), err);
+	ssize_t n = readlinkat (f->root, "last", text, sizeof (text) - 1);
 
-	if (r < 0 && r != SILO_NOTFOUND)
-		return r;
-	long long last = r < 0 ? -1 : strtoll (text, NULL, 10);
-	snprintf (again, sizeof (again), "%lld\n", last);
-	if (r < 0 || last < 0 || strcmp (text, again) != 0)
+	if (n < 0 && errno != ENOENT && errno != EINVAL)
+		return silo_fail_sys (err, errno, "%s/last", f->path);
+	text[n < 0 ? 0 : n] = '\0';
+	long long last = strtoll (text, NULL, 10);
+	snprintf (again, sizeof (again), "%lld", last);
+	if (last < 0 || strcmp (text, again) != 0)
 		return silo_fail (err, SILO_DATALOSS,
-				  "%s/last is gone or damaged: write into it, as one line, a "
-				  "number not below the highest in tasks/",
+				  "%s/last is gone or damaged: make it a symbolic link to a number "
+				  "not below the highest in tasks/ (ln -sfn NUMBER last)",
 				  f->path);
 	atomic_store (&f->last_id, last);
 	*ret = last;
@@ -292,10 +295,15 @@ last_read (struct files *f, int64_t *ret, struct silo_error *err)
 int
 last_write (struct files *f, int64_t last, struct silo_error *err)
 {
-	char text[32];
+	char text[32], temp[NAME_SIZE];
 
-	snprintf (text, sizeof (text), "%lld\n", (long long) last);
-	int r = write_small (f, "last", text, err);
+	int r = temp_name (temp, err);
+	if (r < 0)
+		return r;
+	snprintf (text, sizeof (text), "%lld", (long long) last);
+	if (symlinkat (text, f->temp, temp) < 0)
+		return silo_fail_sys (err, errno, "%s/temp/%s", f->path, temp);
+	r = store_publish (f, temp, f->root, "last", PUBLISH_REPLACE, err);
 	if (r >= 0)
 		atomic_store (&f->last_id, last);
 	return r;

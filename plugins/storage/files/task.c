@@ -2,8 +2,8 @@
 /*
  * task.c - storage/files' operations on tasks.  ID.task alone is a queued
  * task, ID.run beside it says that it runs, ID.result that it has ended.  A
- * task exists when its id is not above the number in `last`, so writing that
- * file is what makes a whole batch appear.  Any thread; writers hold the lock.
+ * task exists when its id is not above the number in `last`, so replacing that
+ * is what makes a whole batch appear.  Any thread; writers hold the lock.
  */
 #include <dirent.h>
 #include <sys/stat.h>
@@ -485,9 +485,9 @@ newest_first (const void *a, const void *b)
 	return x < y ? 1 : x > y ? -1 : 0;
 }
 
-/* All ids with a file of this suffix, newest first. */
+/* All ids up to `highest` with a file of this suffix, newest first. */
 static int
-list_ids (struct files *f, const char *suffix, int64_t below, struct ids *ret,
+list_ids (struct files *f, const char *suffix, int64_t highest, struct ids *ret,
 	  struct silo_error *err)
 {
 	int fd = openat (f->tasks, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -501,7 +501,7 @@ list_ids (struct files *f, const char *suffix, int64_t below, struct ids *ret,
 	}
 	while (r >= 0 && (entry = readdir (dir))) {
 		int64_t id = parse_name (entry->d_name, suffix);
-		if (id > 0 && id < below)
+		if (id > 0 && id <= highest)
 			r = ids_add (ret, id, err);
 	}
 	closedir (dir);
@@ -535,10 +535,10 @@ select_ids (struct files *f, const struct silo_task_query *query, struct ids *re
 	int r = last_read (f, &last, err);
 	if (r < 0)
 		return r;
-	int64_t below = query->before > 0 && query->before <= last ? query->before : last + 1;
-	r = list_ids (f, ".task", below, ret, err);
+	int64_t highest = query->before > 0 && query->before <= last ? query->before - 1 : last;
+	r = list_ids (f, ".task", highest, ret, err);
 	if (r >= 0 && query->unfinished) {
-		r = list_ids (f, ".result", below, &done, err);
+		r = list_ids (f, ".result", highest, &done, err);
 		ids_subtract (ret, &done);
 	}
 	return r;
