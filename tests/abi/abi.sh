@@ -50,8 +50,7 @@ runs () # VARIANT: it is a plugin
 refused () # VARIANT MESSAGE: it is none, and this is why
 {
 	build "$1"
-	"$silo" plugins >"$tmp/out" 2>&1
-	[ $? = 0 ] && grep -qF -e "$2" "$tmp/out"
+	"$silo" plugins >"$tmp/out" 2>&1 && grep -qF -e "$2" "$tmp/out"
 	check $? "variant $1: $2"
 }
 
