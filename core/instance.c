@@ -238,6 +238,9 @@ section_load_plugin (struct core *core, int kind, const char *name, int line, st
 		    "0-9, _ and -",
 		    name, silo_kind_name (kind), INSTANCE_MAX_NAME);
 	const char *plugin = section_plugin (section, name, &line);
+	if (strchr (plugin, '/') && plugin[0] != '/')
+		return config_fail (core->config, line, err,
+				    "plugin %.100s: expected a name or an absolute path", plugin);
 	int r = plugin_load (kind, plugin, ret, &why);
 	if (r == SILO_NOTFOUND || r == SILO_INVALID)
 		return config_fail (core->config, line, err, "%s", why.msg);

@@ -181,6 +181,9 @@ test_bad (const struct fixture *f)
 		{ "a name that is none", "[silo]\ncontent = Te/st\n",
 		  ":2: \"Te/st\": expected the name of a content instance: 1 to 32 of a-z, 0-9, "
 		  "_ and -" },
+		{ "a path that depends on the working folder",
+		  "[silo]\ncontent = a\n[content.a]\nplugin = ./a.so\n",
+		  ":4: plugin ./a.so: expected a name or an absolute path" },
 		{ "no name", "[silo]\ncontent =\n", ":2: [silo] content: expected a name" },
 	};
 
