@@ -10,7 +10,8 @@ unit_tests = \
 	%D%/loop \
 	%D%/option \
 	%D%/plugin \
-	%D%/spawn
+	%D%/spawn \
+	%D%/torture
 
 %C%_bytes_CPPFLAGS = $(test_cppflags)
 %C%_config_CPPFLAGS = $(test_cppflags)
@@ -21,6 +22,9 @@ unit_tests = \
 %C%_option_CPPFLAGS = $(test_cppflags)
 %C%_plugin_CPPFLAGS = $(test_cppflags)
 %C%_spawn_CPPFLAGS = $(test_cppflags)
+%C%_torture_CPPFLAGS = $(test_cppflags)
+%C%_torture_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc \
+	-Wl,--wrap=reallocarray,--wrap=strdup,--wrap=strndup,--wrap=asprintf
 
 if WITH_STORAGE_SQLITE
 unit_tests += %D%/storage-sqlite
