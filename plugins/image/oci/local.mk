@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 if WITH_IMAGE_OCI
 plugin_LTLIBRARIES += image-oci.la
-image_oci_la_SOURCES = %D%/oci.c
+image_oci_la_SOURCES = \
+	%D%/oci.h \
+	%D%/oci.c \
+	%D%/fetch.c \
+	%D%/temp.c \
+	%D%/manifest.c \
+	%D%/layer.c
 image_oci_la_CPPFLAGS = $(AM_CPPFLAGS) $(IMAGE_OCI_CFLAGS)
 image_oci_la_LDFLAGS = $(module_ldflags)
 image_oci_la_LIBADD = libsilo.la $(IMAGE_OCI_LIBS)

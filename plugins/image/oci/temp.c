@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * temp.c - folders below STATE/tmp, one per import.  Each is locked by its
+ * process: one without a lock was left by a process that was killed, and the
+ * next start removes it.
+ */
+#include "oci.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PREFIX    "oci-"
+#define MAX_DEPTH 64 /* skopeo makes 3 */
+
+/* Remove what is in the folder behind fd, which is taken. */
+static void
+empty (int fd, int depth)
+{
+	DIR *dir = fdopendir (fd);
+	if (!dir) {
+		close (fd);
+		return;
+	}
+	for (const struct dirent *entry; (entry = readdir (dir));) {
+		if (strcmp (entry->d_name, ".") == 0 || strcmp (entry->d_name, "..") == 0)
+			continue;
+		if (unlinkat (dirfd (dir), entry->d_name, 0) == 0 || depth == MAX_DEPTH)
+			continue;
+		int sub = openat (dirfd (dir), entry->d_name,
+				  O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (sub >= 0)
+			empty (sub, depth + 1);
+		unlinkat (dirfd (dir), entry->d_name, AT_REMOVEDIR);
+	}
+	closedir (dir);
+}
+
+void
+temp_remove (struct temp *temp)
+{
+	if (temp->fd < 0)
+		return;
+	int fd = openat (temp->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0)
+		empty (fd, 0);
+	rmdir (temp->path);
+	close (temp->fd);
+	temp->fd = -1;
+}
+
+int
+temp_make (const struct oci *oci, struct temp *ret, struct silo_error *err)
+{
+	struct temp temp = { .fd = -1 };
+	int r = silo_state_path (oci->host, "tmp", temp.path, sizeof (temp.path) - 32, err);
+	if (r < 0)
+		return r;
+	if (mkdir (temp.path, 0700) < 0 && errno != EEXIST)
+		return silo_fail_sys (err, errno, "folder %s", temp.path);
+	size_t len = strlen (temp.path);
+	snprintf (temp.path + len, sizeof (temp.path) - len, "/" PREFIX "XXXXXX");
+	if (!mkdtemp (temp.path))
+		return silo_fail_sys (err, errno, "folder %s", temp.path);
+	temp.fd = open (temp.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (temp.fd < 0 || flock (temp.fd, LOCK_EX | LOCK_NB) < 0 ||
+	    mkdirat (temp.fd, "image", 0700) < 0 || mkdirat (temp.fd, "work", 0700) < 0) {
+		r = silo_fail_sys (err, errno, "folder %s", temp.path);
+		temp_remove (&temp);
+		return r;
+	}
+	*ret = temp;
+	return 0;
+}
+
+void
+temp_clean (const struct oci *oci)
+{
+	struct temp temp;
+	char path[sizeof (temp.path) - 300];
+	if (silo_state_path (oci->host, "tmp", path, sizeof (path), NULL) < 0)
+		return;
+	DIR *dir = opendir (path);
+	if (!dir)
+		return;
+	for (const struct dirent *entry; (entry = readdir (dir));) {
+		if (strncmp (entry->d_name, PREFIX, strlen (PREFIX)) != 0)
+			continue;
+		snprintf (temp.path, sizeof (temp.path), "%s/%s", path, entry->d_name);
+		temp.fd = openat (dirfd (dir), entry->d_name,
+				  O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (temp.fd < 0)
+			continue;
+		if (flock (temp.fd, LOCK_EX | LOCK_NB) == 0)
+			temp_remove (&temp);
+		else
+			close (temp.fd);
+	}
+	closedir (dir);
+}
+
+int64_t
+temp_size (const struct temp *temp, const char *name)
+{
+	int fd = openat (temp->fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir (fd) : NULL;
+	int64_t size = 0;
+	if (!dir) {
+		if (fd >= 0)
+			close (fd);
+		return 0;
+	}
+	for (const struct dirent *entry; (entry = readdir (dir));) {
+		struct stat st;
+		if (fstatat (dirfd (dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+		    S_ISREG (st.st_mode))
+			size += st.st_size;
+	}
+	closedir (dir);
+	return size;
+}
