@@ -108,7 +108,7 @@ main (void)
 	struct silo_instance *store = NULL;
 	struct silo_error err = { 0 };
 	struct silo_digest digest;
-	struct core *core;
+	struct core *core = NULL;
 
 	snprintf (folder, sizeof (folder), "%s/tests/unit/.libs", getenv ("SILO_TEST_BUILD"));
 	setenv ("SILO_PLUGIN_PATH", folder, 1);
