@@ -227,6 +227,7 @@ parent_get (struct tree *tree, const struct tree_layer *layer, const char *path,
 	    struct tree_node **ret, const char **ret_name, struct silo_error *err)
 {
 	struct tree_node *node = tree->root;
+	const char *full = path;
 	for (const char *slash; (slash = strchr (path, '/')); path = slash + 1) {
 		size_t len = (size_t) (slash - path);
 		struct tree_node *child = child_find (tree, node, path, len);
@@ -235,8 +236,8 @@ parent_get (struct tree *tree, const struct tree_layer *layer, const char *path,
 			 * layer the archive contradicts itself. */
 			if (child->layer == tree->layer)
 				return silo_fail (err, SILO_INVALID,
-						  "layer %s: %s is below %s, which is no folder",
-						  layer->name, path, child->name);
+						  "layer %s: %s: %s is no folder in this layer",
+						  layer->name, full, child->name);
 			node_remove (tree, child);
 			child = NULL;
 		}

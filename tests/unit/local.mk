@@ -8,10 +8,12 @@ unit_tests = \
 	%D%/files \
 	%D%/instance \
 	%D%/loop \
+	%D%/meta \
 	%D%/option \
 	%D%/plugin \
 	%D%/spawn \
-	%D%/torture
+	%D%/torture \
+	%D%/tree
 
 %C%_bytes_CPPFLAGS = $(test_cppflags)
 %C%_config_CPPFLAGS = $(test_cppflags)
@@ -19,10 +21,12 @@ unit_tests = \
 %C%_files_CPPFLAGS = $(test_cppflags)
 %C%_instance_CPPFLAGS = $(test_cppflags)
 %C%_loop_CPPFLAGS = $(test_cppflags)
+%C%_meta_CPPFLAGS = $(test_cppflags)
 %C%_option_CPPFLAGS = $(test_cppflags)
 %C%_plugin_CPPFLAGS = $(test_cppflags)
 %C%_spawn_CPPFLAGS = $(test_cppflags)
 %C%_torture_CPPFLAGS = $(test_cppflags)
+%C%_tree_CPPFLAGS = $(test_cppflags)
 %C%_torture_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc \
 	-Wl,--wrap=reallocarray,--wrap=strdup,--wrap=strndup,--wrap=asprintf
 
