@@ -43,6 +43,7 @@ void object_put (struct objects *objects, struct object *object);
 struct worker {
 	struct share *share;
 	pthread_t thread;
+	void *request; /* buffer of the one that it answers */
 };
 
 /* A buffer of READ_MAX bytes that waits for its next use. */

@@ -19,6 +19,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* The kernel wants room for the largest write (see serve_init), and its headers. */
+#define REQUEST_MAX (READ_MAX + 4096)
+
 static void
 event_set (int fd)
 {
@@ -43,24 +46,34 @@ worker_wait (struct share *share)
 	return fds[1].revents == 0;
 }
 
+/* Read one request.  Not libfuse's fuse_session_receive_buf, which writes to stderr when the
+ * kernel ends the connection.  0: there is none; -1: there will be none. */
+static ssize_t
+worker_read (struct share *share, void *to)
+{
+	ssize_t n = read (fuse_session_fd (share->session), to, REQUEST_MAX);
+
+	if (n >= 0)
+		return n;
+	/* Another thread was quicker, or the request has been interrupted (ENOENT).  Else the
+	 * file system is unmounted (ENODEV) or its connection aborted. */
+	return errno == EAGAIN || errno == EINTR || errno == ENOENT ? 0 : -1;
+}
+
 static void *
 worker_main (void *arg)
 {
 	struct worker *worker = arg;
 	struct share *share = worker->share;
-	struct fuse_buf request = { .mem = NULL };
+	ssize_t n = 0;
 
-	while (!fuse_session_exited (share->session) && worker_wait (share)) {
-		int n = fuse_session_receive_buf (share->session, &request);
-		/* Another thread was quicker, or the request was interrupted. */
-		if (n == -EAGAIN || n == -EINTR)
-			continue;
-		/* 0: unmounted.  Anything else is a connection that is no more. */
+	while (n >= 0 && !fuse_session_exited (share->session) && worker_wait (share)) {
+		n = worker_read (share, worker->request);
 		if (n <= 0)
-			break;
+			continue;
+		const struct fuse_buf request = { .mem = worker->request, .size = (size_t) n };
 		fuse_session_process_buf (share->session, &request);
 	}
-	free (request.mem);
 
 	pthread_mutex_lock (&share->lock);
 	bool last = --share->running == 0;
@@ -86,9 +99,13 @@ workers_start (struct share *share, size_t n, struct silo_error *err)
 	while (sys == 0 && share->n_workers < n) {
 		struct worker *worker = &share->workers[share->n_workers];
 		worker->share = share;
-		sys = pthread_create (&worker->thread, NULL, worker_main, worker);
+		worker->request = malloc (REQUEST_MAX);
+		sys = worker->request ? pthread_create (&worker->thread, NULL, worker_main, worker)
+				      : ENOMEM;
 		if (sys == 0)
 			share->n_workers++;
+		else
+			free (worker->request);
 	}
 	pthread_sigmask (SIG_SETMASK, &before, NULL);
 	return sys == 0 ? 0 : silo_fail_sys (err, sys, "thread for image %s", share->path);
@@ -188,8 +205,10 @@ share_free (struct share *share)
 	close_fd (share->fd);
 	if (share->n_workers > 0)
 		event_set (share->stop);
-	for (size_t i = 0; i < share->n_workers; i++)
+	for (size_t i = 0; i < share->n_workers; i++) {
 		pthread_join (share->workers[i].thread, NULL);
+		free (share->workers[i].request);
+	}
 	/* Closes /dev/fuse, which ends the file system for those who still use it. */
 	if (share->session)
 		fuse_session_destroy (share->session);
