@@ -44,7 +44,7 @@ core_make (struct config *config, struct core **ret, struct silo_error *err)
 
 	int r = settings_load (config, &core->settings, err);
 	if (r == 0)
-		r = log_check (core->settings, err);
+		r = log_check (config, core->settings, err);
 	if (r < 0) {
 		core_close (core);
 		return r;

@@ -38,11 +38,13 @@ struct silo_host {
 	enum silo_level level;
 };
 
+struct config;
 struct settings;
 /* The level of a component, from [silo] log. */
 enum silo_level log_level_for (const struct settings *settings, const char *name);
 /* Is every word of [silo] log a level or COMPONENT=LEVEL? */
-int log_check (const struct settings *settings, struct silo_error *err);
+int log_check (const struct config *config, const struct settings *settings,
+	       struct silo_error *err);
 
 /* -- config.c: silo.ini, parsed but not yet understood [any] ------------- */
 

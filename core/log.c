@@ -42,17 +42,22 @@ log_level_for (const struct settings *settings, const char *name)
 }
 
 int
-log_check (const struct settings *settings, struct silo_error *err)
+log_check (const struct config *config, const struct settings *settings, struct silo_error *err)
 {
+	const struct config_section *section = config_find (config, "silo");
 	enum silo_level level;
+	int line = 0;
 
+	for (size_t i = 0; section && i < section->n_keys; i++)
+		if (strcmp (section->keys[i].name, "log") == 0)
+			line = section->keys[i].line;
 	for (const char *const *word = settings->log; word && *word; word++) {
 		const char *equals = strchr (*word, '=');
 		if (!log_level_parse (equals ? equals + 1 : *word, &level))
-			return silo_fail (
-			    err, SILO_INVALID,
-			    "[silo] log: \"%s\": expected error, warn, info or debug, or "
-			    "COMPONENT=LEVEL",
+			return config_fail (
+			    config, line, err,
+			    "[silo] log: \"%s\": expected error, warn, info or debug, "
+			    "or COMPONENT=LEVEL",
 			    *word);
 	}
 	return 0;
