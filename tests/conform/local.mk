@@ -23,6 +23,12 @@ silo_conform_SOURCES += \
 	%D%/rootfs.h \
 	%D%/rootfs.c \
 	%D%/rootfs-tree.c
+silo_conform_SOURCES += \
+	%D%/content.c \
+	%D%/image.h \
+	%D%/image.c \
+	%D%/image-source.c \
+	%D%/image-compare.c
 silo_conform_CPPFLAGS = $(test_cppflags)
 
 # KIND-NAME.sh runs the suite of KIND on plugin NAME.
@@ -54,7 +60,18 @@ if WITH_ROOTFS_FUSE
 conform_scripts += %D%/rootfs-fuse.sh %D%/rootfs-fuse-disk.sh %D%/rootfs-fuse-threads.sh
 endif
 
+if WITH_CONTENT_DIR
+conform_scripts += %D%/content-dir.sh
+endif
+if WITH_IMAGE_FOLDER
+conform_scripts += %D%/image-folder.sh
+endif
+if WITH_IMAGE_OCI
+conform_scripts += %D%/image-oci.sh
+endif
+
 TESTS += $(conform_scripts)
+EXTRA_DIST += %D%/content-dir.sh %D%/image-folder.sh %D%/image-oci.sh
 EXTRA_DIST += %D%/transport-grpc.sh %D%/transport-http.sh
 EXTRA_DIST += %D%/container-crun.sh %D%/container-podman.sh
 EXTRA_DIST += \

@@ -207,7 +207,11 @@ tail_fail (struct run *run, const char *reference, struct silo_error *err)
 	for (size_t i = 0; code == SILO_UNAVAILABLE && i < sizeof (kinds) / sizeof (kinds[0]); i++)
 		if (strstr (message, kinds[i].text))
 			code = kinds[i].code;
-	/* skopeo repeats the reference; what is wrong stands at the end. */
+	/* skopeo repeats the reference; what is wrong stands behind it. */
+	char *repeated = strstr (message, reference);
+	if (repeated && strncmp (repeated + strlen (reference), "\": ", 3) == 0)
+		memmove (message, repeated + strlen (reference) + 3,
+			 strlen (repeated + strlen (reference) + 3) + 1);
 	size_t len = strlen (message);
 	return silo_fail (err, code, "%.60s: %s%s", reference, len > 150 ? "..." : "",
 			  len > 150 ? message + len - 150 : message);

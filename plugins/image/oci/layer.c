@@ -333,6 +333,18 @@ reader_run (struct reader *reader, struct silo_error *err)
 	return r < 0 ? r : silo_layer_end (reader->layer, err);
 }
 
+/* What a damaged layer looks like from inside says little: when its digest is wrong, that is
+ * what is wrong. */
+static int
+reader_diagnose (struct reader *reader, int r, struct silo_error *err)
+{
+	struct silo_error why = { 0 };
+	if (r == SILO_CANCELLED || r == SILO_EXHAUSTED ||
+	    reader_verify (reader, &why) != SILO_DATALOSS)
+		return r;
+	return silo_fail (err, why.code, "%s", why.msg);
+}
+
 static int
 layer_read (struct unpack *unpack, size_t i, struct silo_error *err)
 {
@@ -351,8 +363,11 @@ layer_read (struct unpack *unpack, size_t i, struct silo_error *err)
 		if (r < 0)
 			silo_wrap (err, "layer %s", reader.blob->name);
 	}
-	if (r == 0)
+	if (r == 0) {
 		r = reader_run (&reader, err);
+		if (r < 0)
+			r = reader_diagnose (&reader, r, err);
+	}
 	if (reader.archive)
 		archive_read_free (reader.archive);
 	silo_hash_free (reader.hash);
