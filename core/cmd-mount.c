@@ -339,14 +339,17 @@ static int
 mount_background (const struct mount_args *args, const char *rootfs, int *ret_status,
 		  struct silo_error *err)
 {
-	char config[PATH_MAX];
+	char config[PATH_MAX], program[PATH_MAX];
 	const char *argv[16];
 	int n = 0;
 
 	/* The other process starts in the root folder. */
 	if (!realpath (args->config, config))
 		return silo_fail_sys (err, errno, "%s", args->config);
-	argv[n++] = "/proc/self/exe";
+	/* By its name, for ps.  It may have been replaced since we started. */
+	if (!realpath ("/proc/self/exe", program))
+		snprintf (program, sizeof (program), "/proc/self/exe");
+	argv[n++] = program;
 	argv[n++] = "--config";
 	argv[n++] = config;
 	argv[n++] = "mount";
@@ -449,25 +452,53 @@ umount_check (const struct mount_record *record, struct silo_error *err)
 			  "something else is mounted over %s: unmount that first", record->target);
 }
 
-/* The process that serves it notices, cleans up and ends. */
+/* A descriptor of the process that serves it; -1 when it has died, or there is none.  To be
+ * asked while it is mounted: whose lock is held cannot have ended, so the number is its own. */
 static int
-umount_wait (struct mount_record *record, struct silo_error *err)
+umount_server (struct mount_record *record)
 {
-	_cleanup_close_ int pidfd = pidfd_open (record->server, 0);
 	struct silo_error busy;
 
-	if (mounts_lock (record, &busy) != SILO_UNAVAILABLE || pidfd < 0)
-		return 0;
+	if (record->server <= 0)
+		return -1;
+	_cleanup_close_ int pidfd = pidfd_open (record->server, 0);
+	if (mounts_lock (record, &busy) != SILO_UNAVAILABLE)
+		return -1;
+	return silo_steal_fd (&pidfd);
+}
+
+/* It notices, cleans up and ends. */
+static int
+umount_wait (const struct mount_record *record, int pidfd, struct silo_error *err)
+{
 	struct pollfd fds = { .fd = pidfd, .events = POLLIN };
 	int n;
+
 	do
 		n = poll (&fds, 1, UMOUNT_WAIT_MS);
 	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return silo_fail_sys (err, errno, "poll");
 	if (n == 0)
 		return silo_fail (err, SILO_TIMEOUT,
 				  "process %d, which served %s, has not ended within %d seconds",
 				  (int) record->server, record->target, UMOUNT_WAIT_MS / 1000);
 	return 0;
+}
+
+static int
+umount_record (struct mount_record *record, bool mounted, struct silo_error *err)
+{
+	_cleanup_close_ int pidfd = umount_server (record);
+
+	if (mounted) {
+		int r = umount_check (record, err);
+		if (r < 0)
+			return r;
+		if (umount2 (record->target, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+			return silo_fail_sys (err, errno, "unmount %s", record->target);
+	}
+	return pidfd >= 0 ? umount_wait (record, pidfd, err) : 0;
 }
 
 static int
@@ -482,12 +513,7 @@ umount_run (struct core *core, const char *dir, struct silo_error *err)
 		r = mounts_find (core, target, &record, &mounted, err);
 	if (r < 0)
 		return r;
-	if (mounted)
-		r = umount_check (record, err);
-	if (r == 0 && mounted && umount2 (target, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
-		r = silo_fail_sys (err, errno, "unmount %s", target);
-	if (r == 0 && record->server > 0)
-		r = umount_wait (record, err);
+	r = umount_record (record, mounted, err);
 	if (r < 0) {
 		mounts_free (record);
 		return r;

@@ -54,7 +54,7 @@ enum silo_upper {
 
 /* One container's view of a read-only tree. */
 struct silo_overlay {
-	int lower;	  /* the tree's root: what silo_fs_mount gave, or a folder */
+	int lower;        /* the tree's root: what silo_fs_mount gave, or a folder */
 	const char *data; /* folder that files of `lower` redirect into; NULL: none */
 	enum silo_upper upper;
 	int64_t upper_size;

@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,12 +62,22 @@ image_mount_source (const char *source, int *ret_fd, struct silo_error *err)
 	return silo_fs_mount ("erofs", options, ret_fd, err);
 }
 
+/* The kernel calls a damaged superblock an invalid argument. */
+static int
+image_refused (const struct image *image, const struct silo_error *why, struct silo_error *err)
+{
+	bool damaged = why->sys == EINVAL || why->sys == EUCLEAN;
+
+	return silo_fail (err, damaged ? SILO_DATALOSS : why->code, "metadata file %s: %s",
+			  image->path, why->msg);
+}
+
 static int
 image_mount (struct erofs *self, struct image *image, int file, struct silo_error *err)
 {
 	struct silo_error why = { 0 };
 	char source[32];
-	int device, r = 0;
+	int device, r;
 
 	if (self->backing != BACKING_LOOP) {
 		snprintf (source, sizeof (source), "/proc/self/fd/%d", file);
@@ -74,18 +85,15 @@ image_mount (struct erofs *self, struct image *image, int file, struct silo_erro
 		if (r == 0)
 			return 0;
 		/* Older kernels mount block devices only, and say so. */
-		if (self->backing == BACKING_FILE || why.sys != ENOTBLK) {
-			if (err)
-				*err = why;
-			return silo_wrap (err, "metadata file %s", image->path);
-		}
+		if (self->backing == BACKING_FILE || why.sys != ENOTBLK)
+			return image_refused (image, &why, err);
 	}
 	r = loop_attach (file, &device, source, err);
 	if (r < 0)
 		return r;
-	r = image_mount_source (source, &image->fd, err);
+	r = image_mount_source (source, &image->fd, &why);
 	close (device);
-	return r < 0 ? silo_wrap (err, "metadata file %s", image->path) : 0;
+	return r < 0 ? image_refused (image, &why, err) : 0;
 }
 
 static void
