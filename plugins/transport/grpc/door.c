@@ -115,7 +115,13 @@ guest_read (struct door *door, struct guest *guest)
 	}
 	if ((size_t) n < sizeof (start))
 		return; /* edge-triggered: it comes back when there is more */
+	struct silo_error err;
 	struct face *face = guest->face;
+	if (server_rouse (door->server, &err) < 0) {
+		silo_log (door->server->host, SILO_ERROR, "a client is turned away: %s", err.msg);
+		guest_dismiss (door, guest);
+		return;
+	}
 	grpc_server_add_channel_from_fd (face->grpc, guest_take (door, guest), door->server->plain);
 }
 

@@ -145,7 +145,7 @@ face_down (struct tag *tag, bool ok SILO_UNUSED)
 }
 
 static void
-face_open (struct server *server, int which)
+face_create (struct server *server, struct face *face)
 {
 	grpc_arg args[] = {
 		face_arg (GRPC_ARG_ALLOW_REUSEPORT, 0),
@@ -161,12 +161,7 @@ face_open (struct server *server, int which)
 		face_arg (GRPC_ARG_MAX_CONCURRENT_STREAMS, 1024),
 	};
 	const grpc_channel_args all = { sizeof (args) / sizeof (args[0]), args };
-	struct face *face = &server->faces[which];
 
-	if (face->grpc)
-		return;
-	face->server = server;
-	face->trusted = which == FACE_LOCAL;
 	face->shutdown = (struct tag){ TAG_MAGIC, face_down };
 	face->grpc = grpc_server_create (&all, NULL);
 	for (int i = 0; i < SERVER_QUEUES; i++)
@@ -209,6 +204,56 @@ faces_close (struct server *server)
 			grpc_server_destroy (server->faces[i].grpc);
 		server->faces[i].grpc = NULL;
 	}
+}
+
+/* -- gRPC itself ------------------------------------------------------------------ */
+
+/* Take calls: gRPC is there, and everything that they need. */
+static void
+server_begin (struct server *server)
+{
+	for (int i = 0; i < FACE_COUNT; i++) {
+		struct face *face = &server->faces[i];
+		if (!face->grpc)
+			continue;
+		grpc_server_start (face->grpc);
+		for (int q = 0; q < SERVER_QUEUES; q++)
+			call_fill_slots (face, &server->queues[q]);
+	}
+}
+
+static void
+server_rest (struct server *server)
+{
+	if (!server->roused)
+		return;
+	faces_close (server);
+	queues_stop (server);
+	grpc_server_credentials_release (server->plain);
+	server->plain = NULL;
+	server->roused = false;
+	grpc_shutdown ();
+	log_detach (server->host);
+}
+
+int
+server_rouse (struct server *server, struct silo_error *err)
+{
+	if (server->roused)
+		return 0;
+	server->roused = true;
+	log_attach (server->host);
+	grpc_init ();
+	server->plain = grpc_insecure_server_credentials_create ();
+	int r = queues_start (server, err);
+	for (int i = 0; r == 0 && i < FACE_COUNT; i++)
+		if (server->faces[i].server)
+			face_create (server, &server->faces[i]);
+	if (r == 0 && server->listening)
+		server_begin (server);
+	if (r < 0)
+		server_rest (server);
+	return r;
 }
 
 /* -- addresses ------------------------------------------------------------------ */
@@ -255,8 +300,26 @@ server_bind (struct server *server, const char *address, struct silo_error *err)
 	if (r < 0)
 		return r;
 	server->n_listeners++;
-	face_open (server, listener->local ? FACE_LOCAL : FACE_TCP);
-	return tls && !listener->local ? server_bind_tls (server, listener, err) : 0;
+	struct face *face = &server->faces[listener->local ? FACE_LOCAL : FACE_TCP];
+	face->server = server;
+	face->trusted = listener->local;
+	return 0;
+}
+
+/* With every face known, so that gRPC starts with all of them. */
+static int
+server_bind_all_tls (struct server *server, struct silo_error *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < server->n_listeners; i++) {
+		if (server->listeners[i].local)
+			continue;
+		r = server_rouse (server, err);
+		if (r == 0)
+			r = server_bind_tls (server, &server->listeners[i], err);
+	}
+	return r;
 }
 
 static int
@@ -274,7 +337,7 @@ server_bind_all (struct server *server, struct silo_error *err)
 		if (r < 0)
 			return r;
 	}
-	return 0;
+	return *server->tls_cert ? server_bind_all_tls (server, err) : 0;
 }
 
 /* -- life ------------------------------------------------------------------------- */
@@ -308,16 +371,11 @@ server_destroy (void *self)
 	pthread_mutex_destroy (&server->lock);
 }
 
-/* What begins with grpc_init; undone by server_close at any stage. */
+/* Undone by server_close at any stage. */
 static int
 server_open (struct server *server, struct silo_error *err)
 {
-	log_attach (server->host);
-	grpc_init ();
-	server->plain = grpc_insecure_server_credentials_create ();
 	int r = door_open (server, &server->door, err);
-	if (r == 0)
-		r = queues_start (server, err);
 	return r == 0 ? server_bind_all (server, err) : r;
 }
 
@@ -327,8 +385,9 @@ server_close (struct server *server)
 	atomic_store (&server->draining, true);
 	atomic_store (&server->stopping, true);
 	door_close (server->door);
-	faces_close (server);
-	queues_stop (server);
+	server_rest (server);
+	server->listening = false;
+	memset (server->faces, 0, sizeof (server->faces));
 	for (size_t i = 0; i < server->n_listeners; i++)
 		silo_listener_close (&server->listeners[i]);
 	server->n_listeners = 0;
@@ -336,11 +395,6 @@ server_close (struct server *server)
 	server->listeners = NULL;
 	door_free (server->door);
 	server->door = NULL;
-	if (server->plain)
-		grpc_server_credentials_release (server->plain);
-	server->plain = NULL;
-	grpc_shutdown ();
-	log_detach (server->host);
 }
 
 static int
@@ -374,14 +428,9 @@ server_listen (void *self, struct silo_error *err)
 	struct server *server = self;
 	sigset_t all, before;
 
-	for (int i = 0; i < FACE_COUNT; i++) {
-		struct face *face = &server->faces[i];
-		if (!face->grpc)
-			continue;
-		grpc_server_start (face->grpc);
-		for (int q = 0; q < SERVER_QUEUES; q++)
-			call_fill_slots (face, &server->queues[q]);
-	}
+	server->listening = true;
+	if (server->roused)
+		server_begin (server);
 	sigfillset (&all);
 	pthread_sigmask (SIG_SETMASK, &all, &before);
 	int r = door_start (server->door, err);

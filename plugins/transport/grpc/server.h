@@ -43,9 +43,9 @@ struct tag {
 
 /* One gRPC server for each level of trust, so that a call's origin is never in doubt. */
 struct face {
-	struct server *server;
-	grpc_server *grpc; /* NULL: no address of this kind */
-	bool trusted;      /* unix sockets: the file's mode is the key */
+	struct server *server; /* NULL: no address of this kind */
+	grpc_server *grpc;     /* NULL: no address of this kind, or gRPC is not needed yet */
+	bool trusted;          /* unix sockets: the file's mode is the key */
 	struct tag shutdown;
 	atomic_int slots[SERVER_QUEUES]; /* calls asked for and not begun */
 };
@@ -75,6 +75,9 @@ struct server {
 	struct queue queues[SERVER_QUEUES];
 	struct door *door;
 	grpc_server_credentials *plain;
+	/* the starting thread's, then the door's */
+	bool roused;          /* gRPC runs */
+	bool listening;       /* calls may come */
 	atomic_bool draining; /* new calls are answered UNAVAILABLE */
 	atomic_bool stopping; /* no new slots */
 
@@ -86,6 +89,10 @@ struct server {
 	struct call *receiving_first, *receiving_last; /* oldest first */
 	bool receiving_watched;                        /* the door looks at them in time */
 };
+
+/* Start gRPC unless it runs.  Its timer threads wake up every second, so it is not started
+ * before the first client shows (with TLS, where it listens itself, in start). */
+int server_rouse (struct server *server, struct silo_error *err);
 
 /* -- door.c: accepts connections, watches deadlines -------------------------- */
 
