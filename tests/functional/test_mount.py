@@ -324,6 +324,26 @@ def test_bad_input(silo):
     assert silo.clean()
 
 
+def test_none_works(silo):
+    """Without the right to mount: each plugin says why, in one message."""
+    command = [SILO, "--config", str(silo.ini), "mount", "tree:1", str(silo.dir)]
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "silo: no rootfs plugin works here: "
+        "erofs: mount erofs: Operation not permitted; "
+        "fuse: mount fuse: fsopen: Operation not permitted\n"
+    )
+    assert list((silo.state / "run").iterdir()) == []
+    assert silo.clean()
+
+
 def test_damaged_metadata(silo, rootfs):
     """The background process's error reaches whoever asked."""
     (meta,) = (silo.state / "images").glob("*.erofs")

@@ -10,7 +10,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,14 +61,15 @@ image_mount_source (const char *source, int *ret_fd, struct silo_error *err)
 	return silo_fs_mount ("erofs", options, ret_fd, err);
 }
 
-/* The kernel calls a damaged superblock an invalid argument. */
+/* The kernel calls a damaged superblock an invalid argument.  Otherwise it is not the file's
+ * fault. */
 static int
 image_refused (const struct image *image, const struct silo_error *why, struct silo_error *err)
 {
-	bool damaged = why->sys == EINVAL || why->sys == EUCLEAN;
-
-	return silo_fail (err, damaged ? SILO_DATALOSS : why->code, "metadata file %s: %s",
-			  image->path, why->msg);
+	if (why->sys == EINVAL || why->sys == EUCLEAN)
+		return silo_fail (err, SILO_DATALOSS, "metadata file %s: %s", image->path,
+				  why->msg);
+	return silo_fail_sys (err, why->sys, "mount erofs");
 }
 
 static int
