@@ -449,5 +449,8 @@ image_index (struct core *core, const struct silo_image_source *source, const ch
 	if (r == 0)
 		r = import_run (&index, import, ret, ret_known, err);
 	import_free (import);
+	/* The request was a good one: what is wrong is what it led to. */
+	if (r == SILO_INVALID)
+		r = err ? err->code = SILO_DATALOSS : SILO_DATALOSS;
 	return r;
 }

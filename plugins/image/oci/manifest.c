@@ -122,11 +122,11 @@ blob_parse (const json_t *json, const char *what, struct blob *ret, struct silo_
 	struct blob blob;
 	if (!digest || strncmp (digest, sha256, strlen (sha256)) != 0 ||
 	    silo_digest_parse (digest + strlen (sha256), &blob.digest, NULL) < 0)
-		return silo_fail (err, SILO_INVALID, "%s: digest \"%.80s\" is no sha256", what,
+		return silo_fail (err, SILO_DATALOSS, "%s: digest \"%.80s\" is no sha256", what,
 				  digest ? digest : "");
 	blob.size = json_is_integer (size) ? json_integer_value (size) : -1;
 	if (blob.size < 0)
-		return silo_fail (err, SILO_INVALID, "%s: it needs a size", what);
+		return silo_fail (err, SILO_DATALOSS, "%s: it needs a size", what);
 	snprintf (blob.name, sizeof (blob.name), "%.19s", digest);
 	*ret = blob;
 	return 0;
@@ -139,13 +139,13 @@ document_parse (const void *data, size_t len, const char *what, json_t **ret,
 	json_error_t bad;
 	_cleanup_json_ json_t *json = json_loadb (data, len, JSON_REJECT_DUPLICATES, &bad);
 	if (!json)
-		return silo_fail (err, SILO_INVALID, "the %s is no JSON: line %d: %.100s", what,
+		return silo_fail (err, SILO_DATALOSS, "the %s is no JSON: line %d: %.100s", what,
 				  bad.line, bad.text);
 	if (!json_is_object (json))
-		return silo_fail (err, SILO_INVALID, "the %s is no JSON object", what);
+		return silo_fail (err, SILO_DATALOSS, "the %s is no JSON object", what);
 	if (json_integer_value (json_object_get (json, "schemaVersion")) != 2)
 		return silo_fail (
-		    err, SILO_UNIMPLEMENTED, "the %s is of schema %lld; only 2 is known", what,
+		    err, SILO_PRECONDITION, "the %s is of schema %lld; only 2 is known", what,
 		    (long long) json_integer_value (json_object_get (json, "schemaVersion")));
 	*ret = json;
 	json = NULL;
@@ -180,7 +180,7 @@ layers_parse (const json_t *layers, struct manifest *ret, struct silo_error *err
 {
 	size_t n = json_array_size (layers);
 	if (!json_is_array (layers))
-		return silo_fail (err, SILO_INVALID, "the manifest has no list of layers");
+		return silo_fail (err, SILO_DATALOSS, "the manifest has no list of layers");
 	if (n > OCI_MAX_LAYERS)
 		return silo_fail (err, SILO_EXHAUSTED,
 				  "the image has %zu layers, at most %d are "
@@ -195,7 +195,7 @@ layers_parse (const json_t *layers, struct manifest *ret, struct silo_error *err
 		if (r < 0)
 			return r;
 		if (!type || !layer_type_known (type))
-			return silo_fail (err, SILO_UNIMPLEMENTED,
+			return silo_fail (err, SILO_PRECONDITION,
 					  "layer %s: media type \"%.100s\" is not known",
 					  ret->layers[i].name, type ? type : "");
 	}
@@ -211,7 +211,7 @@ manifest_parse (const void *data, size_t len, struct manifest *ret, struct silo_
 	if (r < 0)
 		return r;
 	if (json_object_get (json, "manifests"))
-		return silo_fail (err, SILO_INVALID,
+		return silo_fail (err, SILO_DATALOSS,
 				  "this is an index of images, where one image was expected");
 	const json_t *config = json_object_get (json, "config");
 	ret->has_config = config != NULL;
@@ -300,6 +300,6 @@ layout_find (const struct blobs *blobs, const char *tag, const struct platform *
 		r = blob_read (blobs, &blob, &text, err);
 	}
 	return r < 0 ? r
-		     : silo_fail (err, SILO_INVALID, "its index names indexes more than %d deep",
+		     : silo_fail (err, SILO_DATALOSS, "its index names indexes more than %d deep",
 				  MAX_NESTING);
 }

@@ -50,12 +50,19 @@ form_of (const char *reference)
 {
 	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 				      "0123456789._-/:@";
+	/* What else skopeo would understand in front of a colon. */
+	static const char *const others[] = {
+		"dir:", "containers-storage:", "docker-daemon:", "ostree:", "sif:", "tarball:"
+	};
 	if (starts (reference, registry_scheme))
 		return FORM_REGISTRY;
 	if (starts (reference, layout_scheme))
 		return FORM_LAYOUT;
 	if (starts (reference, "oci-archive:") || starts (reference, "docker-archive:"))
 		return FORM_ARCHIVE;
+	for (size_t i = 0; i < sizeof (others) / sizeof (others[0]); i++)
+		if (starts (reference, others[i]))
+			return FORM_OTHER;
 	/* A short name: no path follows a colon. */
 	if (*reference == '\0' || strchr ("./-:@", *reference) || strstr (reference, ":/") ||
 	    reference[strspn (reference, allowed)] != '\0')
