@@ -69,6 +69,26 @@ struct silo_container_ops {
 	int (*resume) (void *self, const char *id, struct silo_error *err);
 };
 
+/* -- tools for container plugins ---------------------------------------------- */
+
+/* A container is found again after any crash by its cgroups, which have one name, directly
+ * below the root, in every hierarchy (cgroups v1) or in the one tree (v2). */
+
+/* Its first process: pid 1 of its pid namespace.  SILO_NOTFOUND when nothing runs. */
+SILO_API int silo_cgroup_first (const char *name, pid_t *ret_pid, int *ret_pidfd,
+				struct silo_error *err);
+/* SIGKILL for everything in it; returns when nothing of it runs. */
+SILO_API int silo_cgroup_kill (const char *name, struct silo_error *err);
+/* Remove the cgroups, in which nothing runs any more. */
+SILO_API int silo_cgroup_remove (const char *name, struct silo_error *err);
+/* All whose name starts with `prefix`; fn is given what follows it, perhaps more than once. */
+SILO_API int silo_cgroup_list (const char *prefix, silo_container_fn *fn, void *arg,
+			       struct silo_error *err);
+/* One tree (v2), or one for each controller? */
+SILO_API bool silo_cgroup_v2 (void);
+/* Can swap be limited? */
+SILO_API bool silo_cgroup_swap (void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -52,15 +52,9 @@ remove_at (int parent, const char *name, int depth)
 }
 
 int
-bundle_delete_at (int parent, const char *name)
-{
-	return remove_at (parent, name, DEPTH_MAX);
-}
-
-int
 bundle_delete (const char *path, struct silo_error *err)
 {
-	int sys = bundle_delete_at (AT_FDCWD, path);
+	int sys = remove_at (AT_FDCWD, path, DEPTH_MAX);
 	return sys ? silo_fail_sys (err, sys, "remove %s", path) : 0;
 }
 

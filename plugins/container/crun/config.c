@@ -110,7 +110,7 @@ mounts_json (const struct silo_container_spec *spec)
 
 	for (size_t i = 0; i < sizeof (mounts) / sizeof (mounts[0]); i++)
 		bad |= json_array_append_new (list, mount_json (&mounts[i]));
-	if (cgroup_is_v2 ())
+	if (silo_cgroup_v2 ())
 		bad |= json_array_append_new (list, mount_json (&mount_cgroup));
 	if (statvfs (spec->rootfs, &fs) == 0 && (fs.f_flag & ST_RDONLY))
 		bad |= json_array_append_new (list, mount_json (&mount_silo));
@@ -161,7 +161,7 @@ resources_json (const struct silo_container_spec *spec)
 	if (spec->memory > 0) {
 		json_t *memory = json_pack ("{s:I}", "limit", (json_int_t) spec->memory);
 		/* The sum of memory and swap: no swap. */
-		if (cgroup_has_swap ())
+		if (silo_cgroup_swap ())
 			bad |= json_object_set_new (memory, "swap", json_integer (spec->memory));
 		bad |= json_object_set_new (all, "memory", memory);
 	}
@@ -193,7 +193,7 @@ linux_json (const struct crun *crun, const struct silo_container_spec *spec)
 		       "maskedPaths", strings (masked), "readonlyPaths", strings (readonly));
 	int bad = !linux_;
 
-	if (cgroup_is_v2 ())
+	if (silo_cgroup_v2 ())
 		bad |= json_array_append_new (json_object_get (linux_, "namespaces"),
 					      json_pack ("{s:s}", "type", "cgroup"));
 	if (crun->seccomp)

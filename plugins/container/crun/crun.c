@@ -8,8 +8,6 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +17,6 @@
 #include <unistd.h>
 #include "crun.h"
 
-#define CHILD_END_MS 5000 /* that crun may take to clean up after its container */
-
 static bool
 id_valid (const char *id)
 {
@@ -28,79 +24,18 @@ id_valid (const char *id)
 	return len > 0 && len <= CRUN_ID_MAX && id[len] == '\0';
 }
 
+/* The name of its cgroups. */
+static void
+id_group (const struct crun *crun, const char *id, char ret[CRUN_GROUP])
+{
+	snprintf (ret, CRUN_GROUP, "%s%s", crun->prefix, id);
+}
+
 /* A path below one of the two folders. */
 static void
 id_path (const char *folder, const char *id, char ret[PATH_MAX])
 {
 	snprintf (ret, PATH_MAX, "%s/%s", folder, id);
-}
-
-/* -- children ------------------------------------------------------------------ */
-
-static int
-child_add (struct crun *crun, const char *id, int pidfd, struct silo_error *err)
-{
-	struct crun_child *child = calloc (1, sizeof (*child));
-	if (!child)
-		return silo_fail_nomem (err);
-	child->pidfd = fcntl (pidfd, F_DUPFD_CLOEXEC, 3);
-	if (child->pidfd < 0) {
-		int sys = errno;
-		free (child);
-		return silo_fail_sys (err, sys, "watch container %s", id);
-	}
-	snprintf (child->id, sizeof (child->id), "%s", id);
-
-	pthread_mutex_lock (&crun->lock);
-	child->next = crun->children;
-	crun->children = child;
-	pthread_mutex_unlock (&crun->lock);
-	return 0;
-}
-
-static struct crun_child *
-child_take (struct crun *crun, const char *id)
-{
-	pthread_mutex_lock (&crun->lock);
-	struct crun_child **at = &crun->children;
-	while (*at && strcmp ((*at)->id, id) != 0)
-		at = &(*at)->next;
-	struct crun_child *child = *at;
-	if (child)
-		*at = child->next;
-	pthread_mutex_unlock (&crun->lock);
-	return child;
-}
-
-static void
-child_free (struct crun_child *child)
-{
-	if (child)
-		close (child->pidfd);
-	free (child);
-}
-
-static bool
-child_ended (const struct crun_child *child, int ms)
-{
-	struct pollfd fd = { .fd = child->pidfd, .events = POLLIN };
-	return poll (&fd, 1, ms) > 0;
-}
-
-/* Send a signal to crun itself; false when it has ended or was not started by us. */
-static bool
-child_signal (struct crun *crun, const char *id, int sig)
-{
-	bool sent = false;
-
-	pthread_mutex_lock (&crun->lock);
-	struct crun_child *child = crun->children;
-	while (child && strcmp (child->id, id) != 0)
-		child = child->next;
-	if (child && !child_ended (child, 0))
-		sent = pidfd_send_signal (child->pidfd, sig, NULL, 0) == 0;
-	pthread_mutex_unlock (&crun->lock);
-	return sent;
 }
 
 /* -- operations ---------------------------------------------------------------- */
@@ -175,44 +110,29 @@ crun_kill (void *self, const char *id, int sig, struct silo_error *err)
 	struct crun *crun = self;
 	assert (crun->magic == CRUN_MAGIC);
 
-	int init = -1;
-	int r = cgroup_init (crun, id, &init, err);
+	char group[CRUN_GROUP];
+	pid_t pid;
+	int first = -1;
+	id_group (crun, id, group);
+	int r = silo_cgroup_first (group, &pid, &first, err);
 	if (r < 0) {
 		/* Not there yet?  Then crun is still at work; without it, nothing will start. */
 		if (r == SILO_NOTFOUND && sig == SIGKILL && child_signal (crun, id, sig))
 			return 0;
 		return r;
 	}
-	r = pidfd_send_signal (init, sig, NULL, 0) < 0 ? -errno : 0;
-	close (init);
+	r = pidfd_send_signal (first, sig, NULL, 0) < 0 ? -errno : 0;
+	close (first);
 	if (r == -ESRCH)
 		return silo_fail (err, SILO_NOTFOUND, "container %s has ended", id);
 	return r < 0 ? silo_fail_sys (err, -r, "send signal %d to container %s", sig, id) : 0;
-}
-
-/* End its crun, so that it starts nothing and cleans nothing up any more. */
-static int
-remove_child (struct crun *crun, const char *id, struct silo_error *err)
-{
-	struct crun_child *child = child_take (crun, id);
-	int r = 0;
-
-	if (child && !child_ended (child, 0)) {
-		pidfd_send_signal (child->pidfd, SIGKILL, NULL, 0);
-		if (!child_ended (child, CHILD_END_MS))
-			r = silo_fail (err, SILO_UNAVAILABLE,
-				       "%s of container %s does not end after SIGKILL",
-				       crun->program, id);
-	}
-	child_free (child);
-	return r;
 }
 
 int
 crun_remove (void *self, const char *id, struct silo_error *err)
 {
 	struct crun *crun = self;
-	char state[PATH_MAX], bundle[PATH_MAX];
+	char state[PATH_MAX], bundle[PATH_MAX], group[CRUN_GROUP];
 	assert (crun->magic == CRUN_MAGIC);
 
 	if (!id_valid (id))
@@ -220,11 +140,14 @@ crun_remove (void *self, const char *id, struct silo_error *err)
 	id_path (crun->states, id, state);
 	id_path (crun->bundles, id, bundle);
 
-	int r = remove_child (crun, id, err);
+	id_group (crun, id, group);
+
+	/* crun first, so that it starts nothing and cleans nothing up any more. */
+	int r = child_end (crun, id, group, bundle, err);
 	if (r == 0)
-		r = cgroup_kill (crun, id, err);
+		r = silo_cgroup_kill (group, err);
 	if (r == 0)
-		r = cgroup_remove (crun, id, err);
+		r = silo_cgroup_remove (group, err);
 	if (r == 0)
 		r = bundle_delete (state, err);
 	/* Last, so that list () knows the container as long as anything of it is left. */
@@ -270,7 +193,7 @@ crun_list (void *self, silo_container_fn *fn, void *arg, struct silo_error *err)
 	if (r == 0)
 		r = bundle_list (crun->states, names_add, &names, err);
 	if (r == 0)
-		r = cgroup_list (crun, names_add, &names, err);
+		r = silo_cgroup_list (crun->prefix, names_add, &names, err);
 	for (size_t i = 0; r == 0 && i < names.n; i++)
 		if (id_valid (names.item[i]))
 			r = fn (arg, names.item[i]);
@@ -327,11 +250,7 @@ crun_destroy (void *self)
 {
 	struct crun *crun = self;
 
-	while (crun->children) {
-		struct crun_child *child = crun->children;
-		crun->children = child->next;
-		child_free (child);
-	}
+	child_forget_all (crun);
 	pthread_mutex_destroy (&crun->lock);
 }
 

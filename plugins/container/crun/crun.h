@@ -5,7 +5,7 @@
  *   crun.c     the instance, start, kill, remove, list
  *   config.c   what a container is: the bundle's config.json
  *   seccomp.c  system calls that no container may make
- *   cgroup.c   finding and ending containers by their cgroups
+ *   child.c    the crun processes behind the containers
  *   bundle.c   folders below STATE/run
  *   probe.c    a trial container
  */
@@ -23,6 +23,7 @@
 #define CRUN_MAGIC  0x6372756eu
 #define CRUN_ID_MAX 64
 #define CRUN_PREFIX 24 /* bytes of "silo-<12 hex digits>-" */
+#define CRUN_GROUP  (CRUN_PREFIX + CRUN_ID_MAX)
 #define CRUN_PATH   (PATH_MAX - 2 * CRUN_ID_MAX)
 
 /* A `crun run` that this instance has started. */
@@ -56,23 +57,18 @@ int config_write (const struct crun *crun, const struct silo_container_spec *spe
 /* The linux.seccomp object of config.json; NULL when memory is out. */
 struct json_t *seccomp_new (void);
 
-/* A pidfd of the container's first process, or SILO_NOTFOUND. */
-int cgroup_init (const struct crun *crun, const char *id, int *ret_pidfd, struct silo_error *err);
-/* SIGKILL for everything in it; returns when nothing of it runs. */
-int cgroup_kill (const struct crun *crun, const char *id, struct silo_error *err);
-/* Remove its empty cgroups. */
-int cgroup_remove (const struct crun *crun, const char *id, struct silo_error *err);
-/* Ids of all cgroups of this state folder; one may be told more than once. */
-int cgroup_list (const struct crun *crun, silo_container_fn *fn, void *arg, struct silo_error *err);
-/* Can swap be limited here? */
-bool cgroup_has_swap (void);
-/* Is there one tree of cgroups (v2), not one for each controller? */
-bool cgroup_is_v2 (void);
+/* Know a `crun run` by a pidfd of it (borrowed), until child_end. */
+int child_add (struct crun *crun, const char *id, int pidfd, struct silo_error *err);
+/* Send a signal to crun itself; false when it has ended or was not started by us. */
+bool child_signal (struct crun *crun, const char *id, int sig);
+/* End the crun of a container, whoever has started it, and forget it. */
+int child_end (struct crun *crun, const char *id, const char *group, const char *bundle,
+	       struct silo_error *err);
+void child_forget_all (struct crun *crun);
 
 /* Folders below STATE/run. */
 int bundle_make (const char *path, struct silo_error *err);
 int bundle_delete (const char *path, struct silo_error *err);
-int bundle_delete_at (int parent, const char *name); /* returns an errno value */
 int bundle_list (const char *path, silo_container_fn *fn, void *arg, struct silo_error *err);
 
 int crun_start (void *self, const struct silo_container_spec *spec, struct silo_process *ret,
