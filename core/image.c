@@ -179,6 +179,8 @@ name_check (const char *name, struct silo_error *err)
 	if (len == 0 || len > IMAGE_MAX_NAME)
 		return silo_fail (err, SILO_INVALID, "an image's name needs 1 to %d characters",
 				  IMAGE_MAX_NAME);
+	if (*name == ':')
+		return silo_fail (err, SILO_INVALID, "\"%.60s\" is only a tag, not a name", name);
 	for (size_t i = 0; i < len; i++)
 		if ((unsigned char) name[i] <= ' ' || name[i] == 0x7f)
 			return silo_fail (err, SILO_INVALID,

@@ -6,6 +6,7 @@ OCI layers, then mounted as docs/formats/metadata.md says and compared with its 
 entry by entry.  Registries are docker-registry on loopback.
 """
 
+import fcntl
 import hashlib
 import io
 import json
@@ -606,13 +607,13 @@ def test_registry(silo, registry):
 
 def test_archives(silo):
     make_layout(silo.path("oci"), [layer_tar(("a", b"1"), ("b", b"2"))])
-    want = silo.index(f"oci:{silo.path('oci')}:t")
+    layout = f"oci:{silo.path('oci')}:t"
+    want = silo.index(layout)
     for kind in ("oci-archive", "docker-archive"):
         target = f"{kind}:{silo.path(kind + '.tar')}"
         name = "x:t" if kind == "docker-archive" else "t"
         subprocess.run(
-            ["skopeo", "--insecure-policy", "copy", "-q", f"oci:{silo.path('oci')}:t"]
-            + [f"{target}:{name}"],
+            ["skopeo", "--insecure-policy", "copy", "-q", layout, f"{target}:{name}"],
             check=True,
         )
         image = silo.index(target if kind == "docker-archive" else f"{target}:t")
@@ -683,6 +684,33 @@ def test_interrupt(silo):
     assert silo.index("dir:" + source, "--name", "x")["inodes"] == 3001
 
 
+def test_interrupt_of_a_fetch(silo, registry):
+    """skopeo ends with it, and its temporary folder goes."""
+    make_layout(silo.path("oci"), [layer_tar(("a", os.urandom(30 << 20)))])
+    target = registry.push(silo.path("oci"), "big:1")
+    silo.images()
+    before = silo.snapshot()
+    process = silo.start("index", "--tls-verify=false", target)
+    wait_for(process, "fetching")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert silo.snapshot() == before
+
+
+def test_kill_during_a_fetch(silo, registry):
+    """What is left of it goes with the next start."""
+    make_layout(silo.path("oci"), [layer_tar(("a", os.urandom(30 << 20)))])
+    target = registry.push(silo.path("oci"), "big:1")
+    process = silo.start("index", "--tls-verify=false", target)
+    wait_for(process, "fetching")
+    process.kill()
+    process.communicate()
+    assert silo.images() == {}
+    assert os.listdir(silo.state + "/tmp") == []
+    assert silo.index(target, "--tls-verify=false")["inodes"] == 2
+
+
 def test_kill(silo):
     source = big_tree(silo)
     process = silo.start("index", "dir:" + source, "--name", "x")
@@ -727,6 +755,21 @@ def test_remove(silo):
     silo.run("rm", "three:latest")
     assert silo.objects() == set() and silo.images() == {}
     assert not os.path.exists(silo.meta(three))
+
+
+def test_remove_beside_a_daemon(silo):
+    """Its workers may be using the objects: they stay.  A daemon is who holds the lock."""
+    os.mkdir(silo.path("tree"))
+    with open(silo.path("tree", "file"), "w") as f:
+        f.write("contents")
+    image = silo.index("dir:" + silo.path("tree"), "--name", "x")
+    with open(silo.state + "/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = silo.start("rm", "x")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0 and "kept while the daemon runs" in err
+    assert silo.images() == {} and len(silo.objects()) == 1
+    assert not os.path.exists(silo.meta(image))
 
 
 def test_parallel(silo):

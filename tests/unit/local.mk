@@ -30,6 +30,10 @@ unit_tests = \
 %C%_torture_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc \
 	-Wl,--wrap=reallocarray,--wrap=strdup,--wrap=strndup,--wrap=asprintf
 
+if WITH_CONTENT_DIR
+unit_tests += %D%/image
+%C%_image_CPPFLAGS = $(test_cppflags)
+endif
 if WITH_STORAGE_SQLITE
 unit_tests += %D%/storage-sqlite
 %C%_storage_sqlite_SOURCES = %D%/storage-sqlite.c %D%/storage.h

@@ -143,8 +143,7 @@ dir_stage (void *self, int *ret_fd, void **ret_stage, struct silo_error *err)
 	snprintf (stage->name, sizeof (stage->name), STAGING "/%016" PRIx64 "%016" PRIx64,
 		  random[0], random[1]);
 	stage->fd = openat (dir->fd, stage->name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	/* Between these two calls another process that starts may clean it away; commit then
-	 * says so, and that is as likely as a cosmic ray. */
+	/* Until it is locked it is empty, and clean_staging leaves young empty ones alone. */
 	if (stage->fd < 0 || flock (stage->fd, LOCK_EX | LOCK_NB) < 0) {
 		r = silo_fail_sys (err, errno, "%s/%s", dir->path, stage->name);
 		if (stage->fd >= 0) {

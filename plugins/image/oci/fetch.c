@@ -19,17 +19,17 @@
 #define TICK_MS  200 /* how often the user and the clock are asked */
 #define GRACE_MS 3000
 #define ERR_KEEP 4096
+#define ASK_MS   60000 /* longest wait for a manifest alone */
 
 /* One run of skopeo. */
 struct run {
-	const struct oci *oci;
 	struct silo_process process;
 	struct silo_buf *out; /* NULL: thrown away */
 	char tail[ERR_KEEP];  /* the end of its stderr */
 	size_t tail_len;
 	const struct temp *temp;    /* where it writes, for progress */
 	struct silo_import *import; /* NULL: cannot be cancelled */
-	int64_t started;
+	int64_t started, limit;     /* ns, ms; 0: none */
 };
 
 /* -- platforms ------------------------------------------------------------------ */
@@ -124,10 +124,9 @@ check_patience (const struct run *run, struct silo_error *err)
 {
 	if (run->import && silo_import_cancelled (run->import))
 		return silo_fail (err, SILO_CANCELLED, "stopped");
-	if (run->oci->timeout > 0 && silo_monotonic () - run->started > run->oci->timeout * 1000000)
-		return silo_fail (err, SILO_TIMEOUT,
-				  "no answer within %lld s (timeout of the image plugin oci)",
-				  (long long) (run->oci->timeout / 1000));
+	if (run->limit > 0 && silo_monotonic () - run->started > run->limit * 1000000)
+		return silo_fail (err, SILO_TIMEOUT, "no answer within %lld s",
+				  (long long) (run->limit / 1000));
 	if (run->import && run->temp)
 		silo_import_progress (run->import, "fetching", temp_size (run->temp, "image"), 0);
 	return 0;
@@ -250,7 +249,10 @@ int
 fetch_manifest (const struct oci *oci, const struct silo_image_source *source,
 		const char *reference, struct silo_buf *to, struct silo_error *err)
 {
-	struct run run = { .oci = oci, .out = to };
+	struct run run = {
+		.out = to,
+		.limit = oci->timeout > 0 && oci->timeout < ASK_MS ? oci->timeout : ASK_MS,
+	};
 	const char *const argv[] = {
 		oci->skopeo,
 		"--insecure-policy",
@@ -268,7 +270,7 @@ int
 fetch_image (const struct oci *oci, const struct silo_image_source *source, const char *reference,
 	     const struct temp *temp, struct silo_import *import, struct silo_error *err)
 {
-	struct run run = { .oci = oci, .temp = temp, .import = import };
+	struct run run = { .temp = temp, .import = import, .limit = oci->timeout };
 	struct platform platform;
 	char to[sizeof (temp->path) + 16], work[sizeof (temp->path) + 16];
 	int r = platform_parse (source->platform, &platform, err);

@@ -18,6 +18,7 @@
 
 #define PREFIX    "oci-"
 #define MAX_DEPTH 64 /* skopeo makes 3 */
+#define MAX_TRIES 5
 
 /* Remove what is in the folder behind fd, which is taken. */
 static void
@@ -55,6 +56,26 @@ temp_remove (struct temp *temp)
 	temp->fd = -1;
 }
 
+/* A new folder `path`, which ends in XXXXXX.  Another process that starts at this very moment
+ * may take it for one without owner, before it is locked. */
+static int
+make_locked (char *path, int *ret_fd)
+{
+	if (!mkdtemp (path))
+		return -1;
+	int fd = open (path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) == 0 && mkdirat (fd, "image", 0700) == 0 &&
+	    mkdirat (fd, "work", 0700) == 0) {
+		*ret_fd = fd;
+		return 0;
+	}
+	int sys = errno;
+	if (fd >= 0)
+		close (fd);
+	errno = sys;
+	return -1;
+}
+
 int
 temp_make (const struct oci *oci, struct temp *ret, struct silo_error *err)
 {
@@ -65,18 +86,16 @@ temp_make (const struct oci *oci, struct temp *ret, struct silo_error *err)
 	if (mkdir (temp.path, 0700) < 0 && errno != EEXIST)
 		return silo_fail_sys (err, errno, "folder %s", temp.path);
 	size_t len = strlen (temp.path);
-	snprintf (temp.path + len, sizeof (temp.path) - len, "/" PREFIX "XXXXXX");
-	if (!mkdtemp (temp.path))
-		return silo_fail_sys (err, errno, "folder %s", temp.path);
-	temp.fd = open (temp.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (temp.fd < 0 || flock (temp.fd, LOCK_EX | LOCK_NB) < 0 ||
-	    mkdirat (temp.fd, "image", 0700) < 0 || mkdirat (temp.fd, "work", 0700) < 0) {
-		r = silo_fail_sys (err, errno, "folder %s", temp.path);
-		temp_remove (&temp);
-		return r;
+	for (int tries = 0; tries < MAX_TRIES; tries++) {
+		snprintf (temp.path + len, sizeof (temp.path) - len, "/" PREFIX "XXXXXX");
+		if (make_locked (temp.path, &temp.fd) == 0) {
+			*ret = temp;
+			return 0;
+		}
+		if (errno != EWOULDBLOCK && errno != ENOENT)
+			break;
 	}
-	*ret = temp;
-	return 0;
+	return silo_fail_sys (err, errno, "folder %s", temp.path);
 }
 
 void
