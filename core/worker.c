@@ -299,7 +299,7 @@ worker_wants (struct worker *worker, silo_work_fn *fn, void *arg)
 
 	if (worker->next_fn || (worker->call && worker->call->marks < 0)) {
 		silo_fail (&err, SILO_ABORTED,
-		           "worker %s has a request waiting or a task without result", worker->id);
+			   "worker %s has a request waiting or a task without result", worker->id);
 		fn (arg, NULL, &err);
 		return;
 	}
