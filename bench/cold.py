@@ -32,7 +32,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "python"))
 
-import silo
+import silo  # noqa: E402
 
 CRUN = ["crun", "--cgroup-manager=cgroupfs"]
 
