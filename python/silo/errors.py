@@ -174,3 +174,8 @@ def crash_message(code: int) -> str:
 
 def text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
+
+
+for _class in list(globals().values()):
+    if isinstance(_class, type) and _class.__module__ == __name__:
+        _class.__module__ = "silo"  # as users import it, and as tracebacks show it

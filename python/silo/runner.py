@@ -91,7 +91,12 @@ def _function_setstate(function, state):
 
 
 def _builtin_type(name):
-    return {"CodeType": CodeType, "CellType": CellType, "FunctionType": FunctionType}[name]
+    known = {"CodeType": CodeType, "CellType": CellType, "FunctionType": FunctionType}
+    if name in known:
+        return known[name]
+    import types
+
+    return getattr(types, name)
 
 
 def _subimport(name):
@@ -126,9 +131,12 @@ def load_cloudpickle():
 
 
 class QuickUnpickler(Unpickler):
+    used = False  # anything of QUICK
+
     def find_class(self, module, name):
         if module == "cloudpickle.cloudpickle" and module not in sys.modules:
             if name in QUICK:
+                self.used = True
                 return QUICK[name]
             load_cloudpickle()
         return super().find_class(module, name)
@@ -140,12 +148,13 @@ def unpickle(body, start=0, end=None):
     # The scan costs little beside the slower unpickler, which large plain arguments avoid.
     if body.find(b"cloudpickle", start, len(body) if end is None else end) < 0:
         return loads(data)
+    unpickler = QuickUnpickler(_io.BytesIO(data))
     try:
-        return QuickUnpickler(_io.BytesIO(data)).load()
+        return unpickler.load()
     except ModuleNotFoundError:
         raise
     except Exception:
-        if "cloudpickle.cloudpickle" in sys.modules:
+        if not unpickler.used:
             raise
         load_cloudpickle()
         return loads(data)

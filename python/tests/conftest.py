@@ -8,6 +8,7 @@ from concurrent import futures
 
 import pytest
 
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import silo

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runner, on a bridge that the tests hold."""
 
+import dataclasses
+import enum
 import os
 import pickle
 import signal
@@ -27,6 +29,16 @@ class TwoArguments(Exception):
 class Point:
     def __init__(self, x):
         self.x = x
+
+
+@dataclasses.dataclass
+class Pair:
+    a: int
+    b: list = dataclasses.field(default_factory=list)
+
+
+class Colour(enum.Enum):
+    RED = 1
 
 
 @pytest.fixture
@@ -91,6 +103,15 @@ def test_classes_come_back_as_what_they_were(worker):
     assert isinstance(point, Point)
     assert point.x == 4
     assert isinstance(worker.call(lambda p: p, Point(1)).value, Point)
+
+
+def test_classes_of_every_make(worker):
+    """A function first: the quick way must hand over to the real cloudpickle half way."""
+
+    def f(pair, colour):
+        return Pair(pair.a + 1, [colour is Colour.RED])
+
+    assert worker.call(f, Pair(1), Colour.RED).value == Pair(2, [True])
 
 
 def test_lambdas_come_back(worker):
@@ -415,8 +436,8 @@ def test_sigterm_during_a_task(worker):
     def f():
         import time
 
-        print("started")
         try:
+            print("started")
             time.sleep(60)
         finally:
             print("cleaned up")
