@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, Callable
 
 from .errors import DeserializationError, SerializationError
@@ -55,6 +55,9 @@ def dumps_function(function: Callable) -> bytes:
             # Containers have no silo; a module that imports it for its decorators still travels.
             if isinstance(obj, ModuleType) and obj.__name__.split(".")[0] == "silo":
                 return ModuleType, (obj.__name__,)
+            if isinstance(obj, CodeType) and CodeType in self.dispatch_table:
+                make, parts = self.dispatch_table[CodeType](obj)
+                return make, tuple(map(_in_order, parts))
             return super().reducer_override(obj)
 
     module = sys.modules.get(getattr(function, "__module__", None) or "")
@@ -69,6 +72,27 @@ def dumps_function(function: Callable) -> bytes:
         name = getattr(function, "__name__", "?")
         raise SerializationError(f"function {name} cannot be pickled: {e}") from e
     return buffer.getvalue()
+
+
+class _Ordered:
+    """A frozenset that is pickled in the same order by every process."""
+
+    def __init__(self, items: frozenset):
+        self.items = items
+
+    def __reduce__(self) -> Any:
+        return frozenset, (sorted(self.items, key=repr),)
+
+
+def _in_order(part: Any) -> Any:
+    """Set literals among the constants of a code object, in an order of their own.
+
+    Hashes of strings differ from process to process; without this the same function would
+    be another one in the next run of its program, and find no worker that knows it.
+    """
+    if type(part) is not tuple:
+        return part
+    return tuple(_Ordered(c) if type(c) is frozenset else c for c in part)
 
 
 def loads(data: bytes, what: str) -> Any:
