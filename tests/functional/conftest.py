@@ -223,9 +223,11 @@ def copy_state(source, target):
             continue
         for name in files:
             path, copy = os.path.join(folder, name), os.path.join(there, name)
-            if not os.path.isfile(path) or os.path.islink(path):
-                continue
-            if os.stat(path).st_mode & 0o222:
+            if os.path.islink(path):
+                os.symlink(os.readlink(path), copy)
+            elif not os.path.isfile(path):
+                continue  # a socket
+            elif os.stat(path).st_mode & 0o222:
                 shutil.copy2(path, copy)
             else:
                 os.link(path, copy)
