@@ -89,6 +89,20 @@ SILO_API bool silo_cgroup_v2 (void);
 /* Can swap be limited? */
 SILO_API bool silo_cgroup_swap (void);
 
+/* The programs that have started containers and live as long as they do, by container id; the
+ * core reaps them.  All of it may be called from several threads. */
+struct silo_children;
+SILO_API int silo_children_new (struct silo_children **ret, struct silo_error *err);
+SILO_API void silo_children_free (struct silo_children *children);
+/* `pidfd` is borrowed. */
+SILO_API int silo_children_add (struct silo_children *children, const char *id, int pidfd,
+				struct silo_error *err);
+/* false: it has ended or was never added */
+SILO_API bool silo_children_signal (struct silo_children *children, const char *id, int sig);
+/* SIGKILL if it lives, wait until it is gone, forget it.  Also when it was never added. */
+SILO_API int silo_children_end (struct silo_children *children, const char *id,
+				struct silo_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -4,7 +4,7 @@
  *
  * `crun run` is our child and stays as long as its container; its end is the
  * container's, with the same status.  Operations run on any number of pool
- * threads; the lock protects the list of children only.
+ * threads; nothing but the list of children changes after start.
  */
 #include <assert.h>
 #include <errno.h>
@@ -62,7 +62,7 @@ start_child (struct crun *crun, const struct silo_container_spec *spec, const ch
 	int r = silo_spawn (&spawn, &process, err);
 	if (r < 0)
 		return r;
-	r = child_add (crun, spec->id, process.pidfd, err);
+	r = silo_children_add (crun->children, spec->id, process.pidfd, err);
 	if (r < 0) {
 		int status;
 		pidfd_send_signal (process.pidfd, SIGKILL, NULL, 0);
@@ -117,7 +117,8 @@ crun_kill (void *self, const char *id, int sig, struct silo_error *err)
 	int r = silo_cgroup_first (group, &pid, &first, err);
 	if (r < 0) {
 		/* Not there yet?  Then crun is still at work; without it, nothing will start. */
-		if (r == SILO_NOTFOUND && sig == SIGKILL && child_signal (crun, id, sig))
+		if (r == SILO_NOTFOUND && sig == SIGKILL &&
+		    silo_children_signal (crun->children, id, sig))
 			return 0;
 		return r;
 	}
@@ -143,7 +144,9 @@ crun_remove (void *self, const char *id, struct silo_error *err)
 	id_group (crun, id, group);
 
 	/* crun first, so that it starts nothing and cleans nothing up any more. */
-	int r = child_end (crun, id, group, bundle, err);
+	int r = silo_children_end (crun->children, id, err);
+	if (r == 0)
+		r = orphan_end (group, bundle, err);
 	if (r == 0)
 		r = silo_cgroup_kill (group, err);
 	if (r == 0)
@@ -208,12 +211,9 @@ crun_init (void *self, struct silo_host *host, struct silo_error *err)
 {
 	struct crun *crun = self;
 
-	int sys = pthread_mutex_init (&crun->lock, NULL);
-	if (sys)
-		return silo_fail_sys (err, sys, "make a lock");
 	crun->magic = CRUN_MAGIC;
 	crun->host = host;
-	return 0;
+	return silo_children_new (&crun->children, err);
 }
 
 static int
@@ -250,8 +250,7 @@ crun_destroy (void *self)
 {
 	struct crun *crun = self;
 
-	child_forget_all (crun);
-	pthread_mutex_destroy (&crun->lock);
+	silo_children_free (crun->children);
 }
 
 static const struct silo_option options[] = {

@@ -5,7 +5,7 @@
  *   crun.c     the instance, start, kill, remove, list
  *   config.c   what a container is: the bundle's config.json
  *   seccomp.c  system calls that no container may make
- *   child.c    the crun processes behind the containers
+ *   orphan.c   a crun process that an earlier daemon has left
  *   bundle.c   folders below STATE/run
  *   probe.c    a trial container
  */
@@ -13,7 +13,6 @@
 #define CRUN_H
 
 #include <limits.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <unistd.h>
@@ -25,13 +24,6 @@
 #define CRUN_PREFIX 24 /* bytes of "silo-<12 hex digits>-" */
 #define CRUN_GROUP  (CRUN_PREFIX + CRUN_ID_MAX)
 #define CRUN_PATH   (PATH_MAX - 2 * CRUN_ID_MAX)
-
-/* A `crun run` that this instance has started. */
-struct crun_child {
-	struct crun_child *next;
-	int pidfd;
-	char id[CRUN_ID_MAX + 1];
-};
 
 struct crun {
 	uint32_t magic;
@@ -46,8 +38,7 @@ struct crun {
 	char bundles[CRUN_PATH];  /* STATE/run/crun: a folder with config.json for each */
 	char states[CRUN_PATH];   /* STATE/run/crun-state: crun's own notes */
 
-	pthread_mutex_t lock;
-	struct crun_child *children; /* lock */
+	struct silo_children *children; /* the `crun run` of each container */
 };
 
 /* Write bundle/config.json. */
@@ -57,14 +48,8 @@ int config_write (const struct crun *crun, const struct silo_container_spec *spe
 /* The linux.seccomp object of config.json; NULL when memory is out. */
 struct json_t *seccomp_new (void);
 
-/* Know a `crun run` by a pidfd of it (borrowed), until child_end. */
-int child_add (struct crun *crun, const char *id, int pidfd, struct silo_error *err);
-/* Send a signal to crun itself; false when it has ended or was not started by us. */
-bool child_signal (struct crun *crun, const char *id, int sig);
-/* End the crun of a container, whoever has started it, and forget it. */
-int child_end (struct crun *crun, const char *id, const char *group, const char *bundle,
-	       struct silo_error *err);
-void child_forget_all (struct crun *crun);
+/* End the `crun run` of an earlier daemon. */
+int orphan_end (const char *group, const char *bundle, struct silo_error *err);
 
 /* Folders below STATE/run. */
 int bundle_make (const char *path, struct silo_error *err);

@@ -6,7 +6,7 @@ container_crun_la_SOURCES = \
 	%D%/crun.c \
 	%D%/config.c \
 	%D%/seccomp.c \
-	%D%/child.c \
+	%D%/orphan.c \
 	%D%/bundle.c \
 	%D%/probe.c
 container_crun_la_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
