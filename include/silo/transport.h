@@ -35,9 +35,9 @@ struct silo_transport_ops {
 
 /* A socket that listens, made from one word of a `listen` option. */
 struct silo_listener {
-	int fd;		/* not blocking, close-on-exec; -1: none (any more) */
-	bool local;	/* a unix socket: the mode of its file says who may connect */
-	bool loopback;	/* only this machine can reach it; true for unix sockets */
+	int fd;         /* not blocking, close-on-exec; -1: none (any more) */
+	bool local;     /* a unix socket: the mode of its file says who may connect */
+	bool loopback;  /* only this machine can reach it; true for unix sockets */
 	char name[160]; /* "127.0.0.1:50051", "unix:/var/lib/silo/grpc.sock", for messages */
 	char path[108]; /* of the unix socket; "" for others */
 };
