@@ -71,12 +71,8 @@ AS_IF([test "x$with_$1_$2" = xno], [
 	m4_ifnblank([$5], [
 	AS_IF([$5], [], [
 		silo_state=no
-		silo_why="missing: a program"
+		silo_why="missing: a program for $3"
 	])])
-	AS_IF([test -f "$srcdir/plugins/$1/$2/$2.c"], [], [
-		silo_state=no
-		silo_why="no source"
-	])
 	AS_IF([test "x$silo_state" = xno && test "x$with_$1_$2" != xauto],
 	      [AC_MSG_ERROR([--with-$1-$2 needs $3; on Debian: apt-get install $4])])
 	AS_IF([test "x$silo_state" = xno], [silo_why="$silo_why (apt-get install $4)"])
