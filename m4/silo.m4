@@ -89,7 +89,7 @@ m4_popdef([silo_up])dnl
 AC_DEFUN([SILO_CLOUDPICKLE], [
 AC_PATH_PROG([PYTHON3], [python3])
 AC_ARG_WITH([cloudpickle],
-	    [AS_HELP_STRING([--with-cloudpickle=DIR], [the Python package cloudpickle @<:@asked of python3@:>@])],
+	    [AS_HELP_STRING([--with-cloudpickle=DIR], [the Python package cloudpickle @<:@asked of .venv or python3@:>@])],
 	    [], [with_cloudpickle=auto])
 AC_MSG_CHECKING([for cloudpickle])
 CLOUDPICKLE_DIR=
