@@ -10,8 +10,10 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <jansson.h>
+#include <linux/capability.h>
 #include "crun.h"
 
 #define CPU_PERIOD 100000 /* microseconds */
@@ -151,11 +153,31 @@ process_json (const struct silo_container_spec *spec)
 			  rlimit_json ("RLIMIT_CORE", RLIMIT_CORE, 0));
 }
 
+/* With cgroups v2 the device filter is a BPF program, for which crun 1.8 raises a limit on locked
+ * memory (kernels have not counted it there since 5.11) and gives up when it may not.  Without
+ * the filter there are still no device nodes: none can be made, and every mount is nodev. */
+static bool
+can_filter_devices (void)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3] = { { 0 } };
+	struct rlimit locked;
+
+	if (!silo_cgroup_v2 ())
+		return true;
+	if (getrlimit (RLIMIT_MEMLOCK, &locked) == 0 && locked.rlim_max == RLIM_INFINITY)
+		return true;
+	return syscall (SYS_capget, &head, caps) == 0 &&
+	       (caps[CAP_TO_INDEX (CAP_SYS_RESOURCE)].effective & CAP_TO_MASK (CAP_SYS_RESOURCE));
+}
+
 /* Limits that are 0 are left out. */
 static json_t *
 resources_json (const struct silo_container_spec *spec)
 {
-	json_t *all = json_pack ("{s:[{s:b, s:s}]}", "devices", "allow", 0, "access", "rwm");
+	json_t *all = can_filter_devices ()
+			  ? json_pack ("{s:[{s:b, s:s}]}", "devices", "allow", 0, "access", "rwm")
+			  : json_object ();
 	int bad = !all;
 
 	if (spec->memory > 0) {
