@@ -24,8 +24,11 @@ test_pids (struct run *run)
 		  "os._exit (0)'");
 	box.spec.pids = 20;
 	tap_is_int (box_run (&box, run), 0, "20 processes at most");
-	tap_is_str ((char *) box.out.data, "stopped True\n", "fork says no");
+	bool limited = tap_is_str ((char *) box.out.data, "stopped True\n", "fork says no");
 	box_free (&box);
+	/* Without the limit the bomb would take the machine. */
+	if (!limited)
+		return;
 
 	struct silo_error err = { 0 };
 	box_init (&box, run,
