@@ -24,7 +24,7 @@ TOP = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(TOP / "python"))
 
 IMAGE = "python:3.11"
-READY_SECONDS = "30"  # a sanitized daemon on a busy machine
+READY = 30  # seconds; a sanitized daemon on a busy machine
 
 
 def pytest_configure(config):
@@ -122,8 +122,24 @@ class Instance:
                 stdout=log,
                 stderr=log,
             )
-        done = self.run("status", "--wait", READY_SECONDS)
-        assert done.returncode == 0, done.stderr + self.tail()
+        waiting = subprocess.Popen(
+            [self.silo_bin, "status", "--wait", str(READY)],
+            env=self.env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_for(
+                lambda: waiting.poll() is not None or self.daemon.poll() is not None,
+                2 * READY,
+                "silo status --wait",
+            )
+            status = self.daemon.poll()
+            assert status is None, f"silo serve ended with {status}" + self.tail()
+            assert waiting.returncode == 0, "silo serve is not ready" + self.tail()
+        finally:
+            waiting.kill()
+            waiting.wait()
         return self
 
     def tail(self):
@@ -187,7 +203,7 @@ class Instance:
     def close(self):
         """At the end of a test, however it ended."""
         try:
-            if self.daemon is not None:
+            if self.daemon is not None and self.daemon.poll() is None:
                 self.stop()
         finally:
             if self.daemon is not None:
