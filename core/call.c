@@ -345,6 +345,7 @@ call_given (struct call *call, struct worker *worker)
 	call->worker = worker;
 	worker->call = call;
 	worker->state = WORKER_BUSY;
+	loop_disarm (call->engine->core->loop, &worker->timer); /* it idles no more */
 	/* The stamps of a worker that was ready before the call came are not the call's. */
 	for (int i = STAMP_SPAWN; i <= STAMP_CONNECTED; i++)
 		if (worker->stamps[i] > call->stamps[STAMP_STORED])

@@ -325,7 +325,6 @@ worker_run (struct worker *worker)
 				  task->kwargs };
 	silo_work_fn *fn = worker->next_fn;
 
-	loop_disarm (worker->engine->core->loop, &worker->timer);
 	worker->next_fn = NULL;
 	worker->tasks++;
 	fn (worker->next_arg, &work, NULL);
