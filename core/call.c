@@ -94,7 +94,7 @@ struct call *
 call_find_task (struct engine *engine, int64_t task)
 {
 	for (struct call *call = engine->calls; call; call = call->next)
-		if (!call->busy && call->task->id == task)
+		if (call->stored && call->task->id == task)
 			return call;
 	return NULL;
 }
@@ -208,8 +208,10 @@ call_output_done (struct call *call, bool all)
 	if (marks < call->marks && !all)
 		return;
 	call->stamps[STAMP_OUTPUT] = silo_monotonic ();
+	/* Marks still to come would be taken for those of the worker's next call. */
+	bool healthy = marks >= call->marks;
 	call->marks = -1;
-	call_leave_worker (call, true);
+	call_leave_worker (call, healthy);
 	call->step = CALL_FINISH;
 	call_resume (call);
 }
@@ -282,8 +284,7 @@ accept_work (void *arg)
 	if (r == SILO_EXHAUSTED)
 		call->outcome = SILO_OUTCOME_EXHAUSTED;
 out:
-	if (r < 0)
-		call->error.code = r;
+	call->error.code = r;
 	free (call->code);
 	call->code = NULL;
 }
@@ -364,11 +365,9 @@ start_work (void *arg)
 
 	task->attempt++;
 	task->started = silo_now ();
-	call->error.code = 0;
 	int r = instance_call (call->engine->core->wiring.storage, storage, task_start, task->id,
 			       task->attempt, task->started, &call->error);
-	if (r < 0)
-		call->error.code = r;
+	call->error.code = r;
 }
 
 static void
@@ -404,6 +403,11 @@ deadline_passed (void *arg)
 {
 	struct call *call = arg;
 
+	/* It was in time, but its caller does not read: the worker is not kept for that. */
+	if (call->result) {
+		call_output_done (call, true);
+		return;
+	}
 	call_fail (call, SILO_OUTCOME_TIMEOUT, 0,
 		   "it ran longer than its timeout of %" PRId64 " ms", call->task->timeout_ms);
 }
@@ -467,12 +471,10 @@ finish_work (void *arg)
 	struct silo_result result = *call->result;
 	result.timeline = text;
 	call->task->finished = silo_now ();
-	call->error.code = 0;
 	int r =
 	    instance_call (call->engine->core->wiring.storage, storage, task_finish, call->task->id,
 			   call->task->attempt, &result, call->task->finished, &call->error);
-	if (r < 0)
-		call->error.code = r;
+	call->error.code = r;
 }
 
 static void
@@ -550,5 +552,10 @@ call_begin (struct call *call)
 		call->next->link = &call->next;
 	engine->calls = call;
 	call->step = CALL_ACCEPT;
+	/* Submitted while the drain began: nothing may begin any more once all was quiet. */
+	if (atomic_load (&engine->draining)) {
+		call_verdict (call, SILO_OUTCOME_LOST, 0, "the daemon is stopping");
+		call->step = CALL_REPLY;
+	}
 	call_resume (call);
 }

@@ -184,7 +184,7 @@ drain_over (void *arg)
 
 	for (struct call *call = engine->calls; call; call = next) {
 		next = call->next;
-		call->abandoned = call->task->flags & SILO_TASK_DETACHED;
+		call->abandoned = !call->result && call->task->flags & SILO_TASK_DETACHED;
 		call_fail (call, SILO_OUTCOME_LOST, 0, "the daemon is stopping");
 	}
 	for (struct worker *worker = engine->workers; worker; worker = worker->next)

@@ -13,7 +13,8 @@
 #include <sys/epoll.h>
 #include <sys/wait.h>
 
-#define BOOT_LOG 4096
+#define BOOT_LOG   4096
+#define KILL_AGAIN 1000 /* ms */
 
 const char *
 worker_state_name (enum worker_state state)
@@ -194,8 +195,8 @@ startup_late (void *arg)
 
 	snprintf (why, sizeof (why), "its runner did not connect within %" PRId64 " ms",
 		  worker->engine->core->settings->startup_timeout);
-	start_failed (worker, why);
 	worker->state = WORKER_ENDING;
+	start_failed (worker, why);
 	worker_timer_kill (worker);
 }
 
@@ -378,7 +379,7 @@ worker_signal (struct worker *worker, int sig)
 	pool_run (worker->engine->core->pool, &worker->kill_job, kill_work, kill_done, worker);
 }
 
-/* SIGKILL; should the container survive even that, again after the same time. */
+/* SIGKILL; should the container survive even that, again and again. */
 static void
 worker_timer_kill (void *arg)
 {
@@ -387,7 +388,7 @@ worker_timer_kill (void *arg)
 	worker->state = WORKER_ENDING;
 	worker_dismiss (worker);
 	worker_signal (worker, SIGKILL);
-	worker_arm (worker, worker->engine->core->settings->kill_grace, worker_timer_kill);
+	worker_arm (worker, KILL_AGAIN, worker_timer_kill);
 }
 
 void
@@ -459,7 +460,7 @@ worker_exited (void *arg, uint32_t events SILO_UNUSED)
 	loop_disarm (loop, &worker->timer);
 	worker_dismiss (worker);
 
-	if (call && call->result) {
+	if (call && call->marks >= 0) {
 		call_output_done (call, true);
 	} else if (call) {
 		worker->call = NULL;
