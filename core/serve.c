@@ -268,6 +268,11 @@ serve_main (struct core *core)
 		r = loop_run (core->loop, &err);
 	} else {
 		status = 2;
+		/* A transport may have taken calls already; they end as all calls do. */
+		if (core->engine) {
+			engine_drain (core->engine, 0, server_quiet, &server);
+			loop_run (core->loop, NULL);
+		}
 	}
 	server_stop (&server);
 	if (r < 0) {
