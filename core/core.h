@@ -382,6 +382,7 @@ int run_as_read (struct core *core, const struct silo_image *image, size_t room,
 void run_as_free (struct run_as *run_as);
 
 /* -- engine.h, call.c, worker.c, bridge.c: tasks (the daemon only) --------------- */
+/* -- cgroup.c, children.c: tools for container plugins, in silo/container.h ---------- */
 /* -- namespace.c: a mount namespace of the daemon's own ---------------------------- */
 
 /* Before any thread exists. */
