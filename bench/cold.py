@@ -41,7 +41,8 @@ def own_namespace() -> None:
     """Run this program again in a private mount namespace without the empty cgroup2 tree."""
     if os.environ.get("SILO_BENCH_NAMESPACE"):
         return
-    inner = 'umount /sys/fs/cgroup/unified 2>/dev/null && mount -t tmpfs none /sys/fs/cgroup/unified; exec "$@"'
+    unified = "/sys/fs/cgroup/unified"  # crun makes folders of its own in what it finds there
+    inner = f'umount {unified} 2>/dev/null && mount -t tmpfs none {unified}; exec "$@"'
     argv = ["unshare", "-m", "--propagation", "private", "sh", "-c", inner, "sh"]
     os.environ["SILO_BENCH_NAMESPACE"] = "1"
     os.execvp("unshare", [*argv, sys.executable, *sys.argv])

@@ -23,6 +23,7 @@ struct control {
 	struct loop_io io;
 	struct client *clients;
 	int n_clients;
+	int spare; /* given up to take a connection, and end it, when descriptors have run out */
 	char path[108];
 };
 
@@ -420,6 +421,14 @@ control_accept (void *arg, uint32_t events SILO_UNUSED)
 	struct silo_error err;
 
 	_cleanup_close_ int fd = accept4 (control->io.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
+		/* Else the socket would stay readable, and we would spin. */
+		util_close (&control->spare);
+		fd = accept4 (control->io.fd, NULL, NULL, SOCK_CLOEXEC);
+		util_close (&fd);
+		fd = -1;
+		control->spare = open ("/dev/null", O_RDONLY | O_CLOEXEC);
+	}
 	if (fd < 0 || control->n_clients >= CLIENTS_MAX)
 		return;
 	struct client *client = calloc (1, sizeof (*client));
@@ -452,6 +461,7 @@ control_open (struct core *core, struct control **ret, struct silo_error *err)
 	int r =
 	    silo_state_path (&core->host, "silo.sock", control->path, sizeof (control->path), err);
 	if (r < 0) {
+		util_close (&control->spare);
 		free (control);
 		return r;
 	}
@@ -502,5 +512,6 @@ control_close (struct control *control)
 		control->clients->busy = false;
 		client_free (control->clients);
 	}
+	util_close (&control->spare);
 	free (control);
 }

@@ -39,6 +39,8 @@ clean_containers (struct core *core, struct silo_instance *container, struct sil
 	struct ids ids = { 0 };
 
 	int r = instance_call (container, container, list, keep_id, &ids, err);
+	if (r == 0 && ids.err.code)
+		r = silo_fail (err, ids.err.code, "%s", ids.err.msg);
 	for (size_t i = 0; i < ids.n; i++) {
 		if (r == 0) {
 			silo_log (&core->host, SILO_INFO,
@@ -140,21 +142,29 @@ recover_tasks (struct core *core, struct silo_error *err)
 	size_t again = 0, given_up = 0;
 
 	int r = instance_call (storage, storage, task_list, &query, keep_task, &list, err);
+	if (r == 0 && list.err.code)
+		r = silo_fail (err, list.err.code, "%s", list.err.msg);
 	/* The list has the newest first; the oldest is run first. */
 	for (size_t i = list.n; r == 0 && i-- > 0;) {
 		const struct unfinished *task = &list.item[i];
+		struct silo_error why;
+		int settled;
 
 		if (task->flags & SILO_TASK_EXTERNAL)
 			continue;
 		if (task->flags & SILO_TASK_DETACHED) {
 			again++;
-			r = instance_call (storage, storage, task_get, task->id, submit_again,
-					   core->engine, err);
+			settled = instance_call (storage, storage, task_get, task->id, submit_again,
+						 core->engine, &why);
 		} else {
 			given_up++;
-			r = instance_call (storage, storage, task_finish, task->id, task->attempt,
-					   &lost, silo_now (), err);
+			settled = instance_call (storage, storage, task_finish, task->id,
+						 task->attempt, &lost, silo_now (), &why);
 		}
+		/* One damaged record is no reason to leave the others. */
+		if (settled < 0)
+			silo_log (&core->host, SILO_WARN, "task %" PRId64 ": %s", task->id,
+				  why.msg);
 	}
 	free (list.item);
 	if (again || given_up)
