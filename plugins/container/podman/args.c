@@ -52,7 +52,7 @@ args_common (struct args *args, const struct podman *podman)
 {
 	args_add (args, "%s", podman->program);
 	args_add (args, "--root=%s/root", podman->folder);
-	args_add (args, "--runroot=%s/runroot", podman->folder);
+	args_add (args, "--runroot=%s", podman->runroot);
 	args_add (args, "--tmpdir=%s/tmp", podman->folder);
 	args_add (args, "--storage-driver=vfs"); /* there are no images; others make mounts */
 	args_add (args, "--cgroup-manager=cgroupfs");

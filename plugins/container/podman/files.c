@@ -56,8 +56,8 @@ files_settings (const struct podman *podman, struct silo_error *err)
 
 	snprintf (storage, sizeof (storage),
 		  "[storage]\ndriver = \"vfs\"\ngraphroot = \"%s/root\"\n"
-		  "runroot = \"%s/runroot\"\n",
-		  podman->folder, podman->folder);
+		  "runroot = \"%s\"\n",
+		  podman->folder, podman->runroot);
 	int r = files_write (strchr (podman->storage, '=') + 1, O_TRUNC, storage, err);
 	if (r == 0)
 		r = files_write (strchr (podman->settings, '=') + 1, O_TRUNC, settings, err);

@@ -318,6 +318,46 @@ podman_destroy (void *self)
 	silo_children_free (podman->children);
 }
 
+/* podman refuses a long runroot, because its sockets are below; a link stands in for it. */
+static int
+podman_runroot (struct podman *podman, struct silo_error *err)
+{
+	char target[PATH_MAX], old[PATH_MAX];
+
+	int n = snprintf (target, sizeof (target), "%s/runroot", podman->folder);
+	if (n <= PODMAN_RUN) {
+		memcpy (podman->runroot, target, (size_t) n + 1);
+		return 0;
+	}
+	if (mkdir (target, 0700) < 0 && errno != EEXIST)
+		return silo_fail_sys (err, errno, "make %s", target);
+	uid_t uid = geteuid ();
+	if (uid == 0)
+		snprintf (podman->runroot, sizeof (podman->runroot), "/run/%srun", podman->prefix);
+	else
+		snprintf (podman->runroot, sizeof (podman->runroot), "/run/user/%u/%srun",
+			  (unsigned) uid, podman->prefix);
+	if (symlink (target, podman->runroot) == 0)
+		return 0;
+	if (errno != EEXIST)
+		return silo_fail_sys (err, errno, "link %s to %s", podman->runroot, target);
+	/* Left by a daemon on this state folder that was killed. */
+	ssize_t len = readlink (podman->runroot, old, sizeof (old));
+	if (len == n && memcmp (old, target, (size_t) n) == 0)
+		return 0;
+	return silo_fail (err, SILO_EXISTS, "%s is in the way: expected a link to %s",
+			  podman->runroot, target);
+}
+
+static void
+podman_end (void *self)
+{
+	struct podman *podman = self;
+
+	if (strncmp (podman->runroot, podman->folder, strlen (podman->folder)) != 0)
+		unlink (podman->runroot);
+}
+
 static int
 podman_open (void *self, struct silo_error *err)
 {
@@ -343,7 +383,9 @@ podman_open (void *self, struct silo_error *err)
 	if ((mkdir (run, 0700) < 0 && errno != EEXIST) ||
 	    (mkdir (podman->folder, 0700) < 0 && errno != EEXIST))
 		return silo_fail_sys (err, errno, "make %s", podman->folder);
-	r = files_settings (podman, err);
+	r = podman_runroot (podman, err);
+	if (r == 0)
+		r = files_settings (podman, err);
 	if (r < 0)
 		return r;
 	/* Without the profile nothing can be started, but another container plugin can. */
@@ -382,4 +424,5 @@ static const struct silo_container_ops ops = {
 
 SILO_PLUGIN (ops, .name = "podman", .version = "1.0", .summary = "containers by podman",
 	     .flags = SILO_PARALLEL, .options = options, .instance_size = sizeof (struct podman),
-	     .init = podman_init, .start = podman_open, .destroy = podman_destroy);
+	     .init = podman_init, .start = podman_open, .stop = podman_end,
+	     .destroy = podman_destroy);

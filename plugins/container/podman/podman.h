@@ -22,6 +22,7 @@
 #define PODMAN_ID_MAX 64
 #define PODMAN_PREFIX 24 /* bytes of "silo-<12 hex digits>-" */
 #define PODMAN_NAME   (PODMAN_PREFIX + PODMAN_ID_MAX)
+#define PODMAN_RUN    50 /* characters that podman accepts as the path of its runroot */
 #define PODMAN_PATH   (PATH_MAX - 2 * PODMAN_ID_MAX)
 
 struct podman {
@@ -38,9 +39,10 @@ struct podman {
 	/* fixed by start */
 	char prefix[PODMAN_PREFIX]; /* of names and cgroups: tells this state folder from others */
 	char folder[PODMAN_PATH];   /* STATE/run/podman */
-	char settings[PATH_MAX];    /* CONTAINERS_CONF=FOLDER/containers.conf */
-	char storage[PATH_MAX];     /* CONTAINERS_STORAGE_CONF=FOLDER/storage.conf */
-	struct silo_error profile;  /* why there is no seccomp profile; code 0: there is */
+	char runroot[PODMAN_RUN + 1]; /* FOLDER/runroot, or a link to it in /run */
+	char settings[PATH_MAX];      /* CONTAINERS_CONF=FOLDER/containers.conf */
+	char storage[PATH_MAX];       /* CONTAINERS_STORAGE_CONF=FOLDER/storage.conf */
+	struct silo_error profile;    /* why there is no seccomp profile; code 0: there is */
 };
 
 /* A growing argv; add what does not fit into memory and `failed` says so at the end. */
