@@ -10,6 +10,7 @@ unit_tests = \
 	%D%/loop \
 	%D%/meta \
 	%D%/option \
+	%D%/output \
 	%D%/plugin \
 	%D%/spawn \
 	%D%/torture \
@@ -23,6 +24,7 @@ unit_tests = \
 %C%_loop_CPPFLAGS = $(test_cppflags)
 %C%_meta_CPPFLAGS = $(test_cppflags)
 %C%_option_CPPFLAGS = $(test_cppflags)
+%C%_output_CPPFLAGS = $(test_cppflags)
 %C%_plugin_CPPFLAGS = $(test_cppflags)
 %C%_spawn_CPPFLAGS = $(test_cppflags)
 %C%_torture_CPPFLAGS = $(test_cppflags)
