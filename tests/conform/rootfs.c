@@ -338,7 +338,7 @@ test_limit (struct run *run)
 	int r = 0, n;
 
 	if (upper_on_disk (run->c->instance)) {
-		tap_skip (4, "an upper on disk has no limit of its own");
+		tap_note ("an upper on disk has no limit of its own to test");
 		return;
 	}
 	seat_init (run, "limit", &seat);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What test_transports.py is made of: protobuf by hand, a daemon, raw sockets."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -176,7 +177,8 @@ def exchange(address, data, end=False):
         try:
             sock.sendall(data)
             if end:
-                sock.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # the other side may have closed already
+                    sock.shutdown(socket.SHUT_WR)
             while more := sock.recv(65536):
                 answer += more
         except (ConnectionResetError, BrokenPipeError):
