@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from fake_daemon import FakeDaemon
 
 import silo
 from silo import connection
@@ -382,8 +383,6 @@ def test_statuses(server, fake, status, kind):
 
 
 def test_a_daemon_that_comes_back(tmp_path):
-    from conftest import FakeDaemon
-
     first = FakeDaemon(tmp_path)
     f = silo.Server(first.url).function()(lambda: 1)
     assert f.remote() == 1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The runner, on a bridge that the tests hold."""
 
+import ast
 import dataclasses
 import enum
 import os
@@ -508,3 +509,8 @@ def test_without_an_environment():
     )
     assert done.returncode == 2
     assert "SILO_SOCKET" in done.stderr
+
+
+def test_it_is_python_3_8():
+    with open(RUNNER) as f:
+        ast.parse(f.read(), feature_version=(3, 8))

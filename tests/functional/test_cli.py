@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from conftest import IMAGE, wait_for
+from instances import IMAGE, Instance, wait_for
 
 VERBS = (
     *("serve", "index", "images", "rm", "mount", "umount"),
@@ -19,7 +19,6 @@ NEED_A_DAEMON = (["ps"], ["logs", "1"], ["cancel", "1"], ["status"])
 @pytest.fixture(scope="module")
 def idle(silo_bin):
     """An instance without image and daemon."""
-    from conftest import Instance
 
     one = Instance(silo_bin)
     yield one

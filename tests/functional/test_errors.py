@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from conftest import IMAGE, TOP, read, wait_for
+from instances import IMAGE, TOP, read, wait_for
 
 import silo
 

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import IMAGE, TOP, Instance, socket_on_loopback
+from instances import IMAGE, TOP, Instance, socket_on_loopback
 
 import silo
 

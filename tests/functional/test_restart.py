@@ -5,7 +5,7 @@ import signal
 import threading
 
 import pytest
-from conftest import wait_for
+from instances import wait_for
 
 import silo
 

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import read, wait_for
+from instances import read, wait_for
 
 IDLE_SECONDS = 3  # how long idleness is measured: not a wait for anything
 
