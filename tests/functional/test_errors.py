@@ -214,10 +214,10 @@ def test_out_of_memory(instance):
     def f():
         return len(bytearray(512 << 20))
 
-    with pytest.raises(silo.Error, match="memory") as caught:
+    # No container plugin can tell yet that it was the kernel's killer; the message guesses.
+    with pytest.raises(silo.CrashError, match="memory") as caught:
         one.function(f).remote()
-    # The kernel's SIGKILL; a container plugin that can tell reports "oom" instead.
-    assert isinstance(caught.value, (silo.CrashError, silo.OutOfMemoryError))
+    assert caught.value.exit_code == 128 + signal.SIGKILL
     one.quiet()
     one.check_works()
     one.stop()
