@@ -62,6 +62,7 @@ def exchange(
                 connection.code_sent(digest, known=True)
                 claimed = False
             elif event["result"] is not None:
+                connection.end_call(stream)
                 output.finish()
                 if event["result"]["outcome"] == "no_code":
                     connection.code_sent(digest, known=False)

@@ -6,6 +6,7 @@ grpc is imported at the first connection: it costs more than everything else her
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -166,6 +167,15 @@ class Connection:
             raise self.error(e, called=True) from None
         except wire.WireError as e:
             raise errors.InternalFailure(f"{self.address} answers nonsense: {e}") from None
+
+    def end_call(self, stream: Any) -> None:
+        """Read a stream behind its result: until its end gRPC keeps the call's memory, and the
+        connection even when it was closed."""
+        import grpc
+
+        with contextlib.suppress(grpc.RpcError):
+            for _ in stream:
+                pass
 
     def error(self, failure: Any, called: bool) -> errors.Error:
         """A gRPC status as one of our exceptions."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Server, RemoteFunction and map against a fake daemon."""
 
+import contextlib
 import io
 import os
 import signal
@@ -499,3 +500,33 @@ def test_threads_share_a_server(server, fake):
     assert sorted(results) == list(range(20))
     assert len(fake.hellos) == 1
     assert sum(bool(c["code"]) for c in fake.calls) == 1
+
+
+def test_nothing_is_kept_of_a_closed_server(fake):
+    """Both ends of every connection are in this process."""
+
+    def sockets():
+        links = []
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                links.append(os.readlink(f"/proc/self/fd/{fd}"))
+        return sum(link.startswith("socket:") for link in links)
+
+    def fail():
+        raise KeyError("x")
+
+    def use():
+        server = silo.Server(fake.url)
+        assert server.function()(lambda: 1).remote() == 1
+        with pytest.raises(KeyError):
+            server.function()(fail).remote()
+        server.close()
+
+    use()
+    before = sockets()
+    for _ in range(5):
+        use()
+    end = time.monotonic() + 20
+    while sockets() > before:
+        assert time.monotonic() < end, f"{sockets() - before} sockets are left"
+        time.sleep(0.02)
