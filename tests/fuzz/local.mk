@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-# Fuzz targets; as ordinary tests they run their corpora.
