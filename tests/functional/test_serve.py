@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from instances import read, wait_for
+from instances import IMAGE, read, wait_for
 
 IDLE_SECONDS = 3  # how long idleness is measured: not a wait for anything
 
@@ -64,6 +64,29 @@ def test_an_idle_daemon_sleeps(instance):
         "ASAN_OPTIONS", ""
     ):  # a sanitizer's own memory is not the daemon's
         assert one.rss() < 40 << 20
+    one.stop()
+
+
+def test_grpc_rests_when_its_clients_have_gone(instance):
+    one = instance(scaledown_window="100ms")
+    one.sections["transport.grpc"]["rest_after"] = "200ms"
+    one.write()
+    one.start()
+
+    def threads():
+        tasks = Path(f"/proc/{one.daemon.pid}/task").glob("*/comm")
+        return [t for t in map(read, tasks) if t.startswith(("timer_manager", "grpc_global"))]
+
+    for _ in range(3):
+        server = one.server()
+        assert server.function(image=IMAGE)(lambda: 42).remote() == 42
+        assert threads()
+        server.close()
+        wait_for(lambda: not threads(), 20, "gRPC's threads to end")
+    wait_for(lambda: one.json("status")["workers"]["live"] == 0, 20, "the last worker")
+    before = wakeups(one.daemon.pid)
+    threading.Event().wait(IDLE_SECONDS)
+    assert wakeups(one.daemon.pid) == before
     one.stop()
 
 

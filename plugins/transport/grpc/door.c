@@ -29,7 +29,9 @@
 /* What every HTTP/2 connection begins with (RFC 9113, 3.4). */
 static const char door_preface[24] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-enum guest_kind { GUEST_KICK, GUEST_LISTENER, GUEST_PEER };
+#define DOOR_CLIENTS 256 /* connections of gRPC's whose end is watched */
+
+enum guest_kind { GUEST_KICK, GUEST_LISTENER, GUEST_PEER, GUEST_CLIENT };
 
 /* What epoll knows by pointer. */
 struct guest {
@@ -55,6 +57,10 @@ struct door {
 	int fd_limit; /* the rest of the daemon keeps the descriptors above it */
 	struct guest *first, *last;
 	size_t n_guests;
+	struct guest *clients; /* gRPC's: fd is a copy of its descriptor */
+	size_t n_clients;
+	bool crowded; /* there were more than can be watched: gRPC keeps running */
+	int64_t empty_since;
 };
 
 static int
@@ -101,6 +107,60 @@ guest_dismiss (struct door *door, struct guest *guest)
 	close (guest_take (door, guest));
 }
 
+/* -- clients: gRPC has them, we only look for their end --------------------- */
+
+static void
+client_gone (struct door *door, struct guest *client)
+{
+	epoll_ctl (door->epoll, EPOLL_CTL_DEL, client->fd, NULL);
+	close (client->fd);
+	if (client->prev)
+		client->prev->next = client->next;
+	else
+		door->clients = client->next;
+	if (client->next)
+		client->next->prev = client->prev;
+	door->n_clients--;
+	door->empty_since = silo_monotonic ();
+	free (client);
+}
+
+static void
+client_new (struct door *door, int fd)
+{
+	struct guest *client = calloc (1, sizeof (*client));
+
+	if (client)
+		client->fd = door->n_clients < DOOR_CLIENTS ? fcntl (fd, F_DUPFD_CLOEXEC, 0) : -1;
+	if (!client || client->fd < 0) {
+		door->crowded = true;
+		free (client);
+		return;
+	}
+	client->kind = GUEST_CLIENT;
+	client->next = door->clients;
+	if (client->next)
+		client->next->prev = client;
+	door->clients = client;
+	door->n_clients++;
+	if (door_watch (door, client, EPOLLRDHUP, NULL) < 0) {
+		client_gone (door, client);
+		door->crowded = true;
+	}
+}
+
+/* When to stop gRPC, whose timers wake up every second for nobody; -1: not now. */
+static int64_t
+client_rest_due (const struct door *door)
+{
+	const struct server *server = door->server;
+
+	if (!server->roused || *server->tls_cert || door->crowded || door->n_clients > 0 ||
+	    door->n_guests > 0)
+		return -1;
+	return door->empty_since + server->rest_after * 1000000;
+}
+
 static void
 guest_read (struct door *door, struct guest *guest)
 {
@@ -122,7 +182,9 @@ guest_read (struct door *door, struct guest *guest)
 		guest_dismiss (door, guest);
 		return;
 	}
-	grpc_server_add_channel_from_fd (face->grpc, guest_take (door, guest), door->server->plain);
+	int fd = guest_take (door, guest);
+	client_new (door, fd);
+	grpc_server_add_channel_from_fd (face->grpc, fd, door->server->plain);
 }
 
 static void
@@ -197,11 +259,16 @@ door_accept (struct door *door, struct guest *listener)
 	}
 }
 
-static int
-door_timeout (int64_t a, int64_t b)
+/* Of two moments, -1 being never, the first. */
+static int64_t
+door_first (int64_t a, int64_t b)
 {
-	int64_t due = a < 0 ? b : b < 0 ? a : a < b ? a : b;
+	return a < 0 ? b : b < 0 ? a : a < b ? a : b;
+}
 
+static int
+door_timeout (int64_t due)
+{
 	if (due < 0)
 		return -1;
 	int64_t ms = (due - silo_monotonic ()) / 1000000 + 1;
@@ -213,24 +280,33 @@ door_run (void *arg)
 {
 	struct door *door = arg;
 	struct epoll_event events[DOOR_EVENTS];
+	struct guest *ready[DOOR_EVENTS];
 	uint64_t count;
 
 	while (!atomic_load (&door->closing)) {
 		int64_t guests = guest_expire (door), calls = call_expire (door->server);
-		int n = epoll_wait (door->epoll, events, DOOR_EVENTS, door_timeout (guests, calls));
-		for (int i = 0; i < n; i++) {
-			struct guest *guest = events[i].data.ptr;
-			if (guest->kind == GUEST_LISTENER)
-				door_accept (door, guest);
-			else if (guest->kind == GUEST_KICK)
-				(void) !read (guest->fd, &count, sizeof (count));
+		int64_t rest = client_rest_due (door);
+		if (rest >= 0 && rest <= silo_monotonic ()) {
+			server_rest (door->server);
+			rest = -1;
 		}
-		/* After accepting, which may dismiss the oldest guest: one in `events` too. */
+		int timeout = door_timeout (door_first (rest, door_first (guests, calls)));
+		int n = epoll_wait (door->epoll, events, DOOR_EVENTS, timeout);
+		/* Accepting comes last: it may dismiss a peer that is among the events. */
+		int n_ready = 0;
 		for (int i = 0; i < n; i++) {
 			struct guest *guest = events[i].data.ptr;
 			if (guest->kind == GUEST_PEER)
 				guest_read (door, guest);
+			else if (guest->kind == GUEST_CLIENT)
+				client_gone (door, guest);
+			else if (guest->kind == GUEST_LISTENER)
+				ready[n_ready++] = guest;
+			else
+				(void) !read (guest->fd, &count, sizeof (count));
 		}
+		for (int i = 0; i < n_ready; i++)
+			door_accept (door, ready[i]);
 	}
 	return NULL;
 }
@@ -333,6 +409,8 @@ door_close (struct door *door)
 	door->running = false;
 	while (door->first)
 		guest_dismiss (door, door->first);
+	while (door->clients)
+		client_gone (door, door->clients);
 }
 
 void

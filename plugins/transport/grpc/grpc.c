@@ -47,6 +47,13 @@ static const struct silo_option options[] = {
 	  .min = 100,
 	  .max = 3600000,
 	  .help = "time in which a request has to arrive completely" },
+	{ .name = "rest_after",
+	  .type = SILO_DURATION,
+	  .offset = offsetof (struct server, rest_after),
+	  .def = "30s",
+	  .min = 100,
+	  .max = 86400000,
+	  .help = "time without a client after which gRPC is stopped until the next one comes" },
 	{ .name = "tls_cert",
 	  .type = SILO_PATH,
 	  .offset = offsetof (struct server, tls_cert),
@@ -222,13 +229,15 @@ server_begin (struct server *server)
 	}
 }
 
-static void
+void
 server_rest (struct server *server)
 {
 	if (!server->roused)
 		return;
+	atomic_store (&server->stopping, true);
 	faces_close (server);
 	queues_stop (server);
+	atomic_store (&server->stopping, false);
 	grpc_server_credentials_release (server->plain);
 	server->plain = NULL;
 	server->roused = false;

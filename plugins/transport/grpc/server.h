@@ -64,7 +64,7 @@ struct server {
 	/* options */
 	const char *const *listen;
 	const char *api_key;
-	int64_t max_message, max_calls, receive_timeout;
+	int64_t max_message, max_calls, receive_timeout, rest_after;
 	const char *tls_cert, *tls_key;
 	bool insecure;
 
@@ -93,6 +93,8 @@ struct server {
 /* Start gRPC unless it runs.  Its timer threads wake up every second, so it is not started
  * before the first client shows (with TLS, where it listens itself, in start). */
 int server_rouse (struct server *server, struct silo_error *err);
+/* Stop it again; calls that live are cancelled. */
+void server_rest (struct server *server);
 
 /* -- door.c: accepts connections, watches deadlines -------------------------- */
 
