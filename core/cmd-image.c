@@ -83,9 +83,10 @@ progress_wipe (struct progress *progress)
 
 /* Called by one thread at a time. */
 static void
-progress_print (void *arg, const char *stage, int64_t done, int64_t total)
+progress_print (void *arg, const struct import_status *status)
 {
 	struct progress *progress = arg;
+	const char *stage = status->stage;
 	bool new_stage = strcmp (stage, progress->stage) != 0;
 	int64_t now = silo_monotonic ();
 	if (!new_stage && (!progress->terminal || now - progress->printed < 100000000))
@@ -98,10 +99,11 @@ progress_print (void *arg, const char *stage, int64_t done, int64_t total)
 	}
 	progress_wipe (progress);
 	fprintf (stderr, "%s", stage);
-	if (total > 0)
-		fprintf (stderr, " %s of %s", size_text (done).text, size_text (total).text);
-	else if (done > 0)
-		fprintf (stderr, " %s", size_text (done).text);
+	if (status->total > 0)
+		fprintf (stderr, " %s of %s", size_text (status->done).text,
+			 size_text (status->total).text);
+	else if (status->done > 0)
+		fprintf (stderr, " %s", size_text (status->done).text);
 	fflush (stderr);
 	progress->shown = true;
 }
@@ -192,7 +194,9 @@ index_parse (struct cli *cli, struct index_args *args)
 		{ NULL, 0, NULL, 0 },
 	};
 	struct silo_error err = { 0 };
-	args->source = (struct silo_image_source){ .tls_verify = true, .platform = "" };
+	args->source = (struct silo_image_source){
+		.tls_verify = true, .platform = "", .id = "", .cancel_fd = -1
+	};
 	optind = 0; /* begin anew: the program has parsed its own arguments */
 	for (int c; (c = getopt_long (cli->argc, cli->argv, "h", options, NULL)) >= 0;) {
 		switch (c) {
@@ -249,14 +253,15 @@ static int
 index_run (struct cli *cli, const struct index_args *args, const volatile int *cancelled)
 {
 	struct progress progress = { .terminal = isatty (STDERR_FILENO) };
-	const struct import_progress import = { progress_print, &progress, cancelled };
+	const struct import_progress import = { progress_print, &progress, cancelled, -1 };
+	const struct index_request request = { &args->source, args->name, false, &import };
 	_cleanup_free_ struct image_copy *copy = NULL;
 	struct core *core = NULL;
 	struct silo_error err = { 0 };
 	bool known = false;
 	int r = core_open (cli->config, WIRE_OFFLINE, CORE_CREATE, &core, &err);
 	if (r == 0)
-		r = image_index (core, &args->source, args->name, &import, &copy, &known, &err);
+		r = image_index (core, &request, &copy, &known, &err);
 	core_close (core);
 	progress_wipe (&progress);
 	if (r < 0 && *cancelled) {

@@ -26,6 +26,8 @@
 
 /* -- util.h: cleanup attributes, small helpers --------------------------- */
 #include "util.h"
+/* -- fault.h: places where tests let things fail --------------------------- */
+#include "fault.h"
 
 struct core;
 
@@ -129,6 +131,9 @@ struct settings {
 	int64_t cpu;              /* thousandths of a processor per container; 0: no limit */
 	int64_t pids;             /* processes per container */
 	int64_t upper_size;       /* bytes a container may write to its root */
+	int64_t max_image_size;   /* bytes of all files of an image, layer by layer */
+	int64_t max_image_entries; /* entries of all layers of an image */
+	int64_t max_image_layers;
 };
 
 extern const struct silo_option settings_table[];
@@ -236,19 +241,45 @@ struct image_copy {
 };
 int image_copy (const struct silo_image *image, struct image_copy **ret, struct silo_error *err);
 
+/* How far one layer is; for display. */
+struct import_layer {
+	const char *name;
+	enum { LAYER_WAITS, LAYER_RUNS, LAYER_KNOWN, LAYER_DONE } state;
+	int64_t fetched, size; /* bytes of the blob; size -1: unknown */
+	int64_t hashed;        /* bytes of files hashed */
+	int64_t stored;        /* of them, bytes that were new to the content store */
+};
+
+struct import_status {
+	const char *stage;   /* "fetching", "layers", "merging layers", "writing to disk" */
+	int64_t done, total; /* bytes, of stages that are not about layers; total 0: unknown */
+	const struct import_layer *layers;
+	size_t n;
+};
+
 struct import_progress {
-	void (*fn) (void *arg, const char *stage, int64_t done, int64_t total);
+	/* Called by one thread at a time, often; `status` is valid during the call. */
+	void (*fn) (void *arg, const struct import_status *status);
 	void *arg;
 	const volatile int *cancelled; /* NULL: never */
+	int cancel_fd;                 /* readable once *cancelled is set; -1: never */
+};
+
+/* How an image is to be indexed. */
+struct index_request {
+	const struct silo_image_source *source;
+	const char *name; /* NULL: made from the reference, see image_default_name */
+	/* Import even if the image is known: the objects that are there are checked to be
+	 * there, layers with missing ones are fetched again. */
+	bool again;
+	const struct import_progress *progress;
 };
 
 /* silo index: ask the image instances in order, import, write the metadata file below
- * STATE/images/, store the record under `name` (NULL: made from the reference, see
- * image_default_name).  Nothing is changed when it fails.  *ret is the stored record;
- * *ret_known: the same contents were known already. */
-int image_index (struct core *core, const struct silo_image_source *source, const char *name,
-		 const struct import_progress *progress, struct image_copy **ret, bool *ret_known,
-		 struct silo_error *err);
+ * STATE/images/, store the record.  Nothing is changed when it fails.  *ret is the stored
+ * record; *ret_known: the same contents were known already. */
+int image_index (struct core *core, const struct index_request *request, struct image_copy **ret,
+		 bool *ret_known, struct silo_error *err);
 /* "docker://host:5000/a/python:3.11" -> "a/python:3.11", "python" -> "python:latest",
  * "dir:/x/tree" -> "tree:latest"; malloc'ed. */
 int image_default_name (const char *reference, char **ret, struct silo_error *err);

@@ -420,15 +420,16 @@ index_clear (struct index *index)
 }
 
 int
-image_index (struct core *core, const struct silo_image_source *source, const char *name,
-	     const struct import_progress *progress, struct image_copy **ret, bool *ret_known,
-	     struct silo_error *err)
+image_index (struct core *core, const struct index_request *request, struct image_copy **ret,
+	     bool *ret_known, struct silo_error *err)
 {
+	const char *name = request->name;
+	struct silo_image_source source = *request->source;
 	SILO_CLEANUP (index_clear)
 	struct index index = {
 		.core = core,
-		.source = source,
-		.progress = progress,
+		.source = &source,
+		.progress = request->progress,
 		.folder = { -1, -1 },
 		.id = SILO_BUF (4096),
 	};
@@ -436,18 +437,19 @@ image_index (struct core *core, const struct silo_image_source *source, const ch
 	int r = name ? name_check (name, err) : 0;
 	if (r == 0)
 		r = name ? util_strdup (name, &index.name, err)
-			 : image_default_name (source->reference, &index.name, err);
+			 : image_default_name (source.reference, &index.name, err);
 	if (r == 0)
 		r = image_folder_open (core, LOCK_SH, &index.folder, err);
 	if (r == 0)
 		r = identify (&index, err);
 	if (r < 0)
 		return r;
-	if (is_known (&index, ret)) {
+	if (!request->again && is_known (&index, ret)) {
 		*ret_known = true;
 		return 0;
 	}
-	r = import_new (core, progress, &import, err);
+	source.id = index_id (&index);
+	r = import_new (core, request->progress, &import, err);
 	if (r == 0)
 		r = import_run (&index, import, ret, ret_known, err);
 	import_free (import);

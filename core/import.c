@@ -128,6 +128,32 @@ silo_import_layer (struct silo_import *import, const char *name, struct silo_lay
 	return 0;
 }
 
+int
+silo_import_layer_blob (struct silo_import *import, const char *name,
+			const struct silo_digest *blob, int64_t size, struct silo_layer **ret,
+			struct silo_error *err)
+{
+	(void) blob;
+	(void) size;
+	return silo_import_layer (import, name, ret, err);
+}
+
+int
+silo_layer_begin (struct silo_layer *layer, bool *ret_known, struct silo_error *err)
+{
+	(void) layer;
+	(void) err;
+	*ret_known = false;
+	return 0;
+}
+
+void
+silo_layer_fetched (struct silo_layer *layer, int64_t bytes)
+{
+	(void) layer;
+	(void) bytes;
+}
+
 /* -- files ------------------------------------------------------------------------ */
 
 static const char *
@@ -267,13 +293,20 @@ silo_import_progress (struct silo_import *import, const char *stage, int64_t don
 	if (!import->progress || !import->progress->fn)
 		return;
 	scope_lock (&import->lock);
-	import->progress->fn (import->progress->arg, stage, done, total);
+	const struct import_status status = { .stage = stage, .done = done, .total = total };
+	import->progress->fn (import->progress->arg, &status);
 }
 
 bool
 silo_import_cancelled (struct silo_import *import)
 {
 	return import->progress && import->progress->cancelled && *import->progress->cancelled;
+}
+
+int
+silo_import_cancel_fd (struct silo_import *import)
+{
+	return import->progress ? import->progress->cancel_fd : -1;
 }
 
 /* -- the end --------------------------------------------------------------------------- */

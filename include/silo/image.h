@@ -20,6 +20,10 @@ struct silo_image_source {
 	const char *reference; /* as the user wrote it */
 	bool tls_verify;       /* false: plain HTTP or unknown certificates are fine */
 	const char *platform;  /* "linux/amd64"; "": this machine's */
+	/* import: what `identify` has said of it, and so what is to be imported even if the
+	 * reference points elsewhere by now; "" when it said nothing */
+	const char *id;
+	int cancel_fd; /* becomes readable when the user gives up; -1: never */
 };
 
 enum silo_entry_type {
@@ -66,6 +70,21 @@ SILO_API int silo_import_config (struct silo_import *import, const char *json, s
  * Layers may then be filled from several threads at once, one thread each. */
 SILO_API int silo_import_layer (struct silo_import *import, const char *name,
 				struct silo_layer **ret, struct silo_error *err);
+/* The same for a layer whose bytes have an immutable name: `blob` is the SHA-256 of what is
+ * fetched, which the plugin verifies before silo_layer_end; `size` is that of the blob, -1 if
+ * unknown.  A layer that is known by it need not be fetched: ask silo_layer_begin. */
+SILO_API int silo_import_layer_blob (struct silo_import *import, const char *name,
+				     const struct silo_digest *blob, int64_t size,
+				     struct silo_layer **ret, struct silo_error *err);
+/* Called by the thread that is going to fill the layer, right before it fetches anything.
+ * *ret_known: the layer is complete already, nothing is to be delivered, not even its end.
+ * Waits while another process imports the same blob.  Optional for silo_import_layer. */
+SILO_API int silo_layer_begin (struct silo_layer *layer, bool *ret_known, struct silo_error *err);
+/* For people who wait: so many bytes of the blob have arrived since the last call. */
+SILO_API void silo_layer_fetched (struct silo_layer *layer, int64_t bytes);
+/* The entry is checked and copied before this returns.  Bytes of files are stored by other
+ * threads of the core: an error of theirs comes with a later call, at the latest with
+ * silo_layer_end. */
 SILO_API int silo_layer_entry (struct silo_layer *layer, const struct silo_entry *entry,
 			       struct silo_error *err);
 /* Bytes of the FILE entry just given. */
@@ -73,11 +92,14 @@ SILO_API int silo_layer_data (struct silo_layer *layer, const void *data, size_t
 			      struct silo_error *err);
 /* The layer is complete; an import with a layer that never ended fails. */
 SILO_API int silo_layer_end (struct silo_layer *layer, struct silo_error *err);
-/* For people who wait: `done` of `total` bytes (0: unknown) of this stage. */
+/* For people who wait: `done` of `total` bytes (0: unknown) of a stage that is not about one
+ * layer. */
 SILO_API void silo_import_progress (struct silo_import *import, const char *stage, int64_t done,
 				    int64_t total);
 /* Has the user given up?  Long loops ask now and then and return SILO_CANCELLED. */
 SILO_API bool silo_import_cancelled (struct silo_import *import);
+/* The same for poll (): readable once that is so; borrowed, -1: there is none. */
+SILO_API int silo_import_cancel_fd (struct silo_import *import);
 
 struct silo_image_ops {
 	/* required: is this reference one of ours, and what does it point to right now?  Cheap.

@@ -31,6 +31,9 @@ struct silo_image {
 	int64_t inodes;             /* entries in the tree */
 	int64_t size;               /* bytes of its distinct objects */
 	int64_t created;            /* when it was indexed */
+	/* Digests of its layers' blobs in hex, from the lowest up, a space between two; "" for
+	 * an image whose layers have no immutable names.  NULL is read as "". */
+	const char *layers;
 };
 
 struct silo_thing {

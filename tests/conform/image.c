@@ -23,7 +23,7 @@ struct suite {
 static int
 identify (struct suite *s, const char *reference, struct silo_buf *id, struct silo_error *err)
 {
-	const struct silo_image_source source = { reference, true, "" };
+	const struct silo_image_source source = { reference, true, "", "", -1 };
 	struct silo_instance *instance = s->c->instance;
 	return instance_call (instance, image, identify, &source, id, err);
 }
@@ -33,8 +33,9 @@ import_with (struct suite *s, const char *reference, const char *name,
 	     const struct import_progress *progress, struct image_copy **ret, bool *ret_known,
 	     struct silo_error *err)
 {
-	const struct silo_image_source source = { reference, true, "" };
-	return image_index (s->c->core, &source, name, progress, ret, ret_known, err);
+	const struct silo_image_source source = { reference, true, "", "", -1 };
+	const struct index_request request = { &source, name, false, progress };
+	return image_index (s->c->core, &request, ret, ret_known, err);
 }
 
 /* How many things STATE holds that an import may leave: metadata files, temporary ones. */
@@ -156,8 +157,7 @@ struct stop {
 };
 
 static void
-stop_soon (void *arg, const char *stage SILO_UNUSED, int64_t done SILO_UNUSED,
-	   int64_t total SILO_UNUSED)
+stop_soon (void *arg, const struct import_status *status SILO_UNUSED)
 {
 	struct stop *stop = arg;
 	if (++stop->calls == 3)
@@ -170,8 +170,8 @@ test_cancel (struct suite *s, const char *reference)
 	struct stop stop = { .calls = 0 }, now = { .cancelled = 1 };
 	struct stop *const stops[] = { &now, &stop };
 	for (size_t i = 0; i < ARRAY_SIZE (stops); i++) {
-		const struct import_progress progress = { stop_soon, stops[i],
-							  &stops[i]->cancelled };
+		const struct import_progress progress = { stop_soon, stops[i], &stops[i]->cancelled,
+							  -1 };
 		_cleanup_free_ struct image_copy *copy = NULL;
 		struct silo_error err = untouched;
 		bool known = false;

@@ -130,7 +130,8 @@ run_index (struct run *run)
 	const struct silo_image_source source = { .reference = reference,
 						  .tls_verify = true,
 						  .platform = "" };
-	int r = image_index (core, &source, "tree", NULL, &image, &known, &err);
+	const struct index_request request = { &source, "tree", false, NULL };
+	int r = image_index (core, &request, &image, &known, &err);
 	if (r == 0)
 		r = image_meta_path (core, &image->image, run->meta, sizeof (run->meta), &err);
 	free (image);
