@@ -29,6 +29,7 @@ image_copy (const struct silo_image *image, struct image_copy **ret, struct silo
 		offsetof (struct silo_image, config),
 		offsetof (struct silo_image, python),
 		offsetof (struct silo_image, python_version),
+		offsetof (struct silo_image, layers),
 	};
 	size_t size = 0;
 	for (size_t i = 0; i < ARRAY_SIZE (texts); i++) {

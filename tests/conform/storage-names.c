@@ -70,6 +70,7 @@ sample_image (const char *name)
 		.inodes = 12345,
 		.size = 1ll << 40,
 		.created = 1700000000987654321,
+		.layers = "0123456789abcdef fedcba9876543210",
 	};
 }
 
@@ -95,6 +96,7 @@ on_image (void *arg, const struct silo_image *got)
 	tap_is_int (got->inodes, want->inodes, "inodes");
 	tap_is_int (got->size, want->size, "size");
 	tap_is_int (got->created, want->created, "created");
+	tap_is_str (got->layers, want->layers ? want->layers : "", "layers");
 	return 1; /* "stop": get succeeds all the same */
 }
 
@@ -245,6 +247,7 @@ test_images (struct conform *c)
 	image.meta.b[31] = 1;
 	image.source = "dir:/x";
 	image.config = "{}";
+	image.layers = ""; /* as much as NULL, which `bare` has */
 	image.size = 0;
 	put_image (c, &image);
 	check_image (c, &image);

@@ -81,7 +81,7 @@ test_tables (const struct place *place)
 	open_or_bail (&store, place, NULL);
 	tap_ok (stat (place->db, &st) == 0 && (st.st_mode & 07777) == 0600, "mode 0600");
 	check_sql (place, "PRAGMA application_id", "1397312591");
-	check_sql (place, "PRAGMA user_version", "1");
+	check_sql (place, "PRAGMA user_version", "2");
 	check_sql (place, "PRAGMA journal_mode", "wal");
 	if (add_tasks (&store, 1, 3, &id, &err) < 0 || finish_task (&store, id, &err) < 0)
 		tap_bail ("%s", err.msg);
@@ -142,7 +142,7 @@ test_foreign (const struct place *place)
 	run_sql (place, "CREATE TABLE tasks (id INTEGER PRIMARY KEY)");
 	refused (place, SILO_INVALID, "another program", "another program's database");
 	make_db (place);
-	run_sql (place, "PRAGMA user_version = 2");
+	run_sql (place, "PRAGMA user_version = 3");
 	refused (place, SILO_PRECONDITION, "newer", "a newer Silo's database");
 	make_db (place);
 	run_sql (place, "DROP VIEW calls; DROP VIEW totals; ALTER TABLE tasks DROP COLUMN python");
@@ -195,7 +195,7 @@ test_salvage (const struct place *place)
 				     "-c",
 				     "(sqlite3 \"$0\" .dump | sed '$d'; echo 'COMMIT; "
 				     "PRAGMA application_id = 0x53494c4f; "
-				     "PRAGMA user_version = 1;') | sqlite3 \"$1\"",
+				     "PRAGMA user_version = 2;') | sqlite3 \"$1\"",
 				     place->db,
 				     saved,
 				     NULL };
@@ -220,6 +220,38 @@ test_salvage (const struct place *place)
 	int64_t n = count_tasks (&store, &err);
 	tap_ok (n >= 30 && n < 40, "%lld of 40 tasks are saved from damage", (long long) n);
 	tap_is_int (add_tasks (&store, 1, 10, NULL, &err), 0, "and it goes on");
+	store_close (&store);
+}
+
+static int
+on_layers (void *arg, const struct silo_image *image)
+{
+	snprintf (arg, 16, "%s", image->layers);
+	return 0;
+}
+
+/* A database from before images had layers. */
+static void
+test_migration (const struct place *place)
+{
+	struct store store;
+	struct silo_error err = { 0 };
+	char layers[16] = "untouched";
+
+	make_db (place);
+	run_sql (place,
+		 "ALTER TABLE images DROP COLUMN layers; PRAGMA user_version = 1;"
+		 "INSERT INTO images VALUES ('old', lower (hex (randomblob (32))), 'dir:/x', '', "
+		 "'{}', '', '', 1, 2, 3)");
+	open_or_bail (&store, place, NULL);
+	check_sql (place, "PRAGMA user_version", "2");
+	tap_is_int (count_tasks (&store, &err), 40, "version 1 has kept its tasks");
+	int r = instance_call (store.instance, storage, image_get, "old", on_layers, layers, &err);
+	tap_is_int (r, 0, "and its image: %s", err.msg);
+	tap_is_str (layers, "", "which has no layers");
+	store_close (&store);
+	open_or_bail (&store, place, NULL);
+	tap_is_int (count_tasks (&store, &err), 40, "it is migrated once");
 	store_close (&store);
 }
 
@@ -411,6 +443,7 @@ main (void)
 	test_foreign (&place);
 	test_damaged (&place);
 	test_salvage (&place);
+	test_migration (&place);
 	test_busy (&place);
 	test_creation (&place);
 	test_readonly (&place);

@@ -153,11 +153,12 @@ image_put (void *self, const struct silo_image *image, struct silo_error *err)
 		return r;
 	silo_digest_hex (&image->meta, hex);
 	json_t *head = json_pack_ex (
-	    &json_error, 0, "{ss ss ss ss ss ss ss sI sI sI}", "name", text_of (image->name),
+	    &json_error, 0, "{ss ss ss ss ss ss ss sI sI sI ss}", "name", text_of (image->name),
 	    "meta", hex, "source", text_of (image->source), "source_id", text_of (image->source_id),
 	    "config", text_of (image->config), "python", text_of (image->python), "python_version",
 	    text_of (image->python_version), "inodes", (json_int_t) image->inodes, "size",
-	    (json_int_t) image->size, "created", (json_int_t) image->created);
+	    (json_int_t) image->size, "created", (json_int_t) image->created, "layers",
+	    text_of (image->layers));
 	r = record_write (f, "image", head, &json_error, NULL, 0, temp, err);
 	if (r < 0)
 		return r;
@@ -176,10 +177,13 @@ read_image (const struct place *place, struct record *record, struct silo_image 
 		r = check_name (place, record, ".image", &image->name, err);
 	if (r < 0)
 		return r;
-	if (json_unpack (record->head, "{ss ss ss ss ss ss sI sI sI}", "meta", &hex, "source",
+	/* Records of before there were layers have none. */
+	image->layers = "";
+	if (json_unpack (record->head, "{ss ss ss ss ss ss sI sI sI s?s}", "meta", &hex, "source",
 			 &image->source, "source_id", &image->source_id, "config", &image->config,
 			 "python", &image->python, "python_version", &image->python_version,
-			 "inodes", &inodes, "size", &size, "created", &created) < 0 ||
+			 "inodes", &inodes, "size", &size, "created", &created, "layers",
+			 &image->layers) < 0 ||
 	    silo_digest_parse (hex, &image->meta, NULL) < 0)
 		return place_damaged (place, err, "has a head that lacks something");
 	image->inodes = inodes;

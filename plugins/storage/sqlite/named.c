@@ -20,6 +20,7 @@ image_put (void *self, const struct silo_image *image, struct silo_error *err)
 	bind_int (&q, image->inodes);
 	bind_int (&q, image->size);
 	bind_int (&q, image->created);
+	bind_text (&q, image->layers);
 	return query_run (&q, NULL, err);
 }
 
@@ -37,6 +38,7 @@ read_image (struct query *q, struct silo_image *image, struct silo_error *err)
 	image->inodes = column_int (q);
 	image->size = column_int (q);
 	image->created = column_int (q);
+	image->layers = column_text (q);
 	return query_check (q, err);
 }
 

@@ -92,6 +92,8 @@ static const char *const migrations[] = {
 	"    THEN t.finished - t.started END) / 1e6, 1) AS mean_ms,"
 	"  datetime (max (t.created) / 1000000000, 'unixepoch', 'localtime') AS latest"
 	"  FROM tasks t LEFT JOIN results r ON r.task_id = t.id GROUP BY t.name, t.image;",
+	/* Digests of the blobs of its layers. */
+	"ALTER TABLE images ADD COLUMN layers TEXT NOT NULL DEFAULT '';",
 };
 
 #define VERSION ((int) (sizeof (migrations) / sizeof (migrations[0])))

@@ -15,8 +15,9 @@
 #define RESULT_COLUMNS                                                                     \
 	"r.task_id, r.outcome, r.exit_code, r.type, r.message, r.traceback, r.truncated, " \
 	"r.timeline"
-#define IMAGE_COLUMNS \
-	"name, meta, source, source_id, config, python, python_version, inodes, size, created"
+#define IMAGE_COLUMNS                                                                            \
+	"name, meta, source, source_id, config, python, python_version, inodes, size, created, " \
+	"layers"
 #define FROM_TASKS " FROM tasks t LEFT JOIN results r ON r.task_id = t.id"
 
 static const char *const texts[N_STATEMENTS] = {
@@ -43,7 +44,7 @@ static const char *const texts[N_STATEMENTS] = {
 			    " WHERE t.state <> 'done' AND t.id < ? ORDER BY t.id DESC LIMIT ?",
 	[TASK_DROP] = "DELETE FROM tasks WHERE id = ?",
 	[IMAGE_PUT] = "INSERT OR REPLACE INTO images (" IMAGE_COLUMNS ") "
-		      "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		      "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 	[IMAGE_GET] = "SELECT " IMAGE_COLUMNS " FROM images WHERE name = ?",
 	[IMAGE_LIST] = "SELECT " IMAGE_COLUMNS " FROM images ORDER BY name",
 	[IMAGE_DROP] = "DELETE FROM images WHERE name = ?",
