@@ -161,7 +161,7 @@ silo_main (int argc, char **argv)
 		return 0;
 	}
 	if (strcmp (argv[1], "--version") == 0) {
-		puts ("silo " PACKAGE_VERSION);
+		puts ("silo " PACKAGE_VERSION FAULT_NOTE);
 		return 0;
 	}
 	struct cli cli = { config ? config : config_default_path (), argc - 1, argv + 1 };

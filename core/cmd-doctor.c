@@ -159,6 +159,9 @@ examine (struct cli *cli, struct doctor *doctor)
 	struct core *core;
 
 	check_machine (doctor);
+	if (*FAULT_NOTE)
+		finding (doctor, VERDICT_WARN, "build",
+			 "silo " PACKAGE_VERSION FAULT_NOTE ": for tests, not for use");
 	check_tool (doctor, "skopeo", "images from registries");
 	if (geteuid () == 0 && namespace_enter (&err) < 0)
 		finding (doctor, VERDICT_FAIL, "mount namespace", "%s", err.msg);

@@ -48,6 +48,18 @@ AC_SUBST([SILO_LDFLAGS])
 AC_SUBST([MODULE_LDFLAGS])
 ])
 
+# SILO_FAULTS: --enable-faults, places in the core at which tests kill the process
+# or let an operation fail.  Never for a build that people use.
+AC_DEFUN([SILO_FAULTS], [
+AC_ARG_ENABLE([faults],
+	      [AS_HELP_STRING([--enable-faults], [build with fault points, for tests @<:@no@:>@])],
+	      [], [enable_faults=no])
+FAULT_CPPFLAGS=
+AS_IF([test "x$enable_faults" = xyes], [FAULT_CPPFLAGS=-DSILO_FAULTS])
+AC_SUBST([FAULT_CPPFLAGS])
+AM_CONDITIONAL([WITH_FAULTS], [test "x$enable_faults" = xyes])
+])
+
 # SILO_PLUGIN(kind, name, [pkg-config modules], [packages], [extra test])
 # --with-KIND-NAME, built by default when everything that it needs is there.
 # Sets KIND_NAME_CFLAGS and KIND_NAME_LIBS and the conditional WITH_KIND_NAME.
@@ -122,6 +134,7 @@ silo_row "prefix" "$prefix"
 silo_row "cloudpickle" "$CLOUDPICKLE_DIR"
 silo_row "warnings as errors" "$enable_werror"
 silo_row "sanitizers" "$enable_sanitizers"
+silo_row "fault points" "$enable_faults"
 echo
 echo "plugins"
 SILO_SUMMARY_ROWS
