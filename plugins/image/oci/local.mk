@@ -8,8 +8,8 @@ image_oci_la_SOURCES = \
 	%D%/temp.c \
 	%D%/manifest.c \
 	%D%/layer.c
-image_oci_la_CPPFLAGS = $(AM_CPPFLAGS) $(IMAGE_OCI_CFLAGS) $(JANSSON_CFLAGS)
+image_oci_la_CPPFLAGS = $(AM_CPPFLAGS) $(tar_cppflags) $(JANSSON_CFLAGS)
 image_oci_la_LDFLAGS = $(module_ldflags)
-image_oci_la_LIBADD = libsilo.la $(IMAGE_OCI_LIBS) $(JANSSON_LIBS)
+image_oci_la_LIBADD = libimage-tar.la libsilo.la $(JANSSON_LIBS)
 endif
 EXTRA_DIST += %D%/README.md

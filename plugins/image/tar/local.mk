@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+# Part of every image plugin that reads tars.
+tar_cppflags = -I$(top_srcdir)/%D%
+if WITH_IMAGE_TAR
+noinst_LTLIBRARIES += libimage-tar.la
+libimage_tar_la_SOURCES = \
+	%D%/tar.h \
+	%D%/tar.c
+libimage_tar_la_CPPFLAGS = $(AM_CPPFLAGS) $(IMAGE_OCI_CFLAGS)
+libimage_tar_la_LIBADD = $(IMAGE_OCI_LIBS)
+endif
