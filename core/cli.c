@@ -16,6 +16,7 @@ static const struct {
 	{ "index", cmd_index, "make an image from a registry, a folder or an archive" },
 	{ "images", cmd_images, "list images" },
 	{ "rm", cmd_rm, "remove images" },
+	{ "gc", cmd_gc, "remove what no image needs" },
 	{ "mount", cmd_mount, "mount an image on a folder" },
 	{ "umount", cmd_umount, "unmount it" },
 	{ "ps", cmd_ps, "list tasks and workers" },

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cmd-image.c - `silo images` and `silo rm`.  No daemon takes part: the verbs
- * open the storage and the content store themselves.
+ * cmd-image.c - `silo images`.  No daemon takes part: the verb opens the storage
+ * and the content store itself.
  */
 #include "cli-print.h"
 
@@ -87,57 +87,6 @@ cmd_images (struct cli *cli)
 	r = instance_call (storage, storage, image_list, as_json ? images_add : images_row, all,
 			   &err);
 	status = r < 0 ? cli_fail (&err) : as_json ? cli_json (silo_steal (&all)) : 0;
-	core_close (core);
-	return status;
-}
-
-/* -- silo rm ------------------------------------------------------------------------------- */
-
-static const char rm_help[] =
-    "usage: silo rm NAME...\n"
-    "\n"
-    "Remove images, and the files that no other image has.  The files stay while a\n"
-    "daemon runs, whose workers may be using them.\n"
-    "\n"
-    "  --help\n";
-
-/* -1: go on; else the exit status. */
-static int
-rm_parse (struct cli *cli)
-{
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
-	};
-	optind = 0;
-	for (int c; (c = getopt_long (cli->argc, cli->argv, "h", options, NULL)) >= 0;) {
-		if (c != 'h')
-			return 2;
-		fputs (rm_help, stdout);
-		return 0;
-	}
-	if (optind == cli->argc) {
-		fputs (rm_help, stderr);
-		return 2;
-	}
-	return -1;
-}
-
-int
-cmd_rm (struct cli *cli)
-{
-	struct core *core = NULL;
-	struct silo_error err = { 0 };
-	int status = rm_parse (cli);
-	if (status >= 0)
-		return status;
-	int first = optind;
-	if (core_open (cli->config, WIRE_OFFLINE, CORE_CREATE, &core, &err) < 0)
-		return cli_fail (&err);
-	status = 0;
-	for (int i = first; i < cli->argc; i++)
-		if (image_remove (core, cli->argv[i], &err) < 0)
-			status = cli_fail (&err);
 	core_close (core);
 	return status;
 }

@@ -285,7 +285,7 @@ int image_index (struct core *core, const struct index_request *request, struct 
 int image_default_name (const char *reference, char **ret, struct silo_error *err);
 int image_find (struct core *core, const char *name, struct image_copy **ret,
 		struct silo_error *err);
-/* Remove the record, the metadata file, and the objects that no other image uses. */
+/* Remove the record, and then all that no other image and no mount needs. */
 int image_remove (struct core *core, const char *name, struct silo_error *err);
 /* Absolute path of the metadata file of an image. */
 int image_meta_path (struct core *core, const struct silo_image *image, char *ret, size_t size,
@@ -451,8 +451,8 @@ struct cli {
 
 typedef int cli_fn (struct cli *cli); /* returns the exit status */
 
-cli_fn cmd_serve, cmd_index, cmd_images, cmd_rm, cmd_mount, cmd_umount, cmd_plugins, cmd_check,
-    cmd_doctor, cmd_ps, cmd_logs, cmd_cancel, cmd_status;
+cli_fn cmd_serve, cmd_index, cmd_images, cmd_rm, cmd_gc, cmd_mount, cmd_umount, cmd_plugins,
+    cmd_check, cmd_doctor, cmd_ps, cmd_logs, cmd_cancel, cmd_status;
 
 /* Print "silo: <message>" on stderr and return the exit status for it: 2 for errors of usage
  * and configuration (SILO_INVALID), else 1. */

@@ -161,11 +161,15 @@ image_folder_open (struct core *core, int how, struct image_folder *ret, struct 
 		    openat (folder.fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (folder.lock < 0)
 		return silo_fail_sys (err, errno, "%s", path);
-	/* When nobody else works here, what looks unfinished is. */
-	if (folder_lock (&folder, LOCK_EX | LOCK_NB) == 0)
+	/* When nobody else works here, what looks unfinished is.  Who locks it exclusively
+	 * collects. */
+	if (!(how & LOCK_EX) && folder_lock (&folder, LOCK_EX | LOCK_NB) == 0)
 		folder_clean (&folder);
 	if (folder_lock (&folder, how) < 0)
-		return silo_fail_sys (err, errno, "locking %s/lock", path);
+		return errno == EWOULDBLOCK
+			   ? silo_fail (err, SILO_UNAVAILABLE,
+					"an image is being imported or removed just now")
+			   : silo_fail_sys (err, errno, "locking %s/lock", path);
 	*ret = folder;
 	folder = (struct image_folder){ -1, -1 };
 	return 0;

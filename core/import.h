@@ -27,9 +27,27 @@ struct image_folder {
 	int fd;
 	int lock;
 };
+/* With LOCK_NB as well: SILO_UNAVAILABLE when somebody else is there. */
 int image_folder_open (struct core *core, int how /* LOCK_SH, LOCK_EX */, struct image_folder *ret,
 		       struct silo_error *err);
 void image_folder_close (struct image_folder *folder);
+
+/* -- image-gc.c ---------------------------------------------------------------- */
+
+/* What a collection has removed, or would. */
+struct gc_report {
+	int64_t objects, object_bytes;
+	int64_t metas, meta_bytes;   /* metadata files */
+	int64_t layers, layer_bytes; /* layer records */
+	int64_t temps, temp_bytes;   /* what imports that have ended left unfinished */
+	int64_t in_use;              /* metadata files that stay only because they are mounted */
+};
+/* Remove what no image record and no mount needs: metadata files, layer records, objects,
+ * leftovers.  `locked`: STATE/images, locked exclusively, or shared with `dry_run`, which then
+ * counts what imports under way have not named yet; NULL: locked here.  Whoever imported and
+ * failed may call it when nobody else imports. */
+int image_collect (struct core *core, const struct image_folder *locked, bool dry_run,
+		   struct gc_report *ret, struct silo_error *err);
 
 /* -- image-python.c ------------------------------------------------------------ */
 

@@ -429,3 +429,33 @@ mounts_find (struct core *core, const char *target, struct mount_record **ret, b
 	*ret_mounted = search.mounted;
 	return 0;
 }
+
+static int
+mounts_live (void *arg, struct mount_record *record, struct silo_error *err)
+{
+	struct mounts_search *search = arg;
+	(void) err;
+
+	search->mounted = !mounts_stale (search, record);
+	mounts_free (record);
+	return search->mounted;
+}
+
+int
+mounts_left (struct core *core, bool *ret, struct silo_error *err)
+{
+	struct mounts_search search = { 0 };
+	char all[PATH_MAX];
+
+	int r = silo_state_path (&core->host, "mounts", all, sizeof (all), err);
+	if (r == 0)
+		r = mounts_here (&search.boot, &search.ns, err);
+	if (r < 0)
+		return r;
+	r = mounts_each (all, mounts_live, &search, err);
+	free (search.boot);
+	if (r < 0)
+		return r;
+	*ret = search.mounted;
+	return 0;
+}

@@ -46,6 +46,9 @@ int mounts_find (struct core *core, const char *target, struct mount_record **re
 /* Take the lock that its server holds.  SILO_UNAVAILABLE while that lives. */
 int mounts_lock (struct mount_record *record, struct silo_error *err);
 
+/* May there still be one, as far as can be seen from here? */
+int mounts_left (struct core *core, bool *ret, struct silo_error *err);
+
 /* The kernel's number of what is mounted on top at `path`. */
 int mounts_id (const char *path, uint64_t *ret, struct silo_error *err);
 

@@ -6,7 +6,6 @@ OCI layers, then mounted as docs/formats/metadata.md says and compared with its 
 entry by entry.  Registries are docker-registry on loopback.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -755,21 +754,6 @@ def test_remove(silo):
     silo.run("rm", "three:latest")
     assert silo.objects() == set() and silo.images() == {}
     assert not os.path.exists(silo.meta(three))
-
-
-def test_remove_beside_a_daemon(silo):
-    """Its workers may be using the objects: they stay.  A daemon is who holds the lock."""
-    os.mkdir(silo.path("tree"))
-    with open(silo.path("tree", "file"), "w") as f:
-        f.write("contents")
-    image = silo.index("dir:" + silo.path("tree"), "--name", "x")
-    with open(silo.state + "/lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        process = silo.start("rm", "x")
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 0 and "kept while the daemon runs" in err
-    assert silo.images() == {} and len(silo.objects()) == 1
-    assert not os.path.exists(silo.meta(image))
 
 
 def test_parallel(silo):
