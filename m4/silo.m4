@@ -60,6 +60,28 @@ AC_SUBST([FAULT_CPPFLAGS])
 AM_CONDITIONAL([WITH_FAULTS], [test "x$enable_faults" = xyes])
 ])
 
+# SILO_FUZZING: --enable-fuzzing, which makes libFuzzer programs of tests/fuzz.
+AC_DEFUN([SILO_FUZZING], [
+AC_ARG_ENABLE([fuzzing],
+	      [AS_HELP_STRING([--enable-fuzzing], [build tests/fuzz for libFuzzer; needs CC=clang @<:@no@:>@])],
+	      [], [enable_fuzzing=no])
+AS_IF([test "x$enable_fuzzing" = xyes], [
+	AC_MSG_CHECKING([whether $CC has libFuzzer])
+	silo_save_flags=$CFLAGS
+	CFLAGS="$CFLAGS -fsanitize=fuzzer"
+	AC_LINK_IFELSE([AC_LANG_SOURCE([[
+int LLVMFuzzerTestOneInput (const unsigned char *p, unsigned long n);
+int LLVMFuzzerTestOneInput (const unsigned char *p, unsigned long n) { return n > 0 && *p == 255; }
+]])],
+		       [AC_MSG_RESULT([yes])],
+		       [AC_MSG_RESULT([no])
+			AC_MSG_ERROR([--enable-fuzzing needs clang with its runtime libraries: configure CC=clang; on Debian: apt-get install clang])])
+	CFLAGS=$silo_save_flags
+	SILO_CFLAGS="$SILO_CFLAGS -fsanitize=fuzzer-no-link"
+])
+AM_CONDITIONAL([WITH_FUZZING], [test "x$enable_fuzzing" = xyes])
+])
+
 # SILO_PLUGIN(kind, name, [pkg-config modules], [packages], [extra test])
 # --with-KIND-NAME, built by default when everything that it needs is there.
 # Sets KIND_NAME_CFLAGS and KIND_NAME_LIBS and the conditional WITH_KIND_NAME.
@@ -135,6 +157,7 @@ silo_row "cloudpickle" "$CLOUDPICKLE_DIR"
 silo_row "warnings as errors" "$enable_werror"
 silo_row "sanitizers" "$enable_sanitizers"
 silo_row "fault points" "$enable_faults"
+silo_row "libFuzzer" "$enable_fuzzing"
 echo
 echo "plugins"
 SILO_SUMMARY_ROWS

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tar.c - fuzz target: bytes as a layer, plain or compressed.  What the reader
+ * of layers takes goes through the real checks of entries, is merged into a
+ * tree and written as a metadata file, which must then be a good one.
+ *
+ * Each input is read twice, the second time with right checksums in its tar
+ * headers, so that mutations get past them.  Takes the place of core/import.c.
+ */
+#include "fuzz.h"
+#include "core.h"
+#include "tar.h"
+#include "tree.h"
+
+#include <archive.h>
+#include <archive_entry.h>
+#include <sys/mman.h>
+
+#define MAX       ((size_t) 64 << 10)
+#define MAX_BYTES ((int64_t) 4 << 20) /* of the files of one layer */
+#define BLOCK     512
+#define MAGIC     257 /* offset of "ustar" in a header */
+#define CHECKSUM  148
+
+/* -- the import, as the reader sees it -------------------------------------------------- */
+
+struct silo_layer {
+	struct tree_layer *tree;
+	int64_t left; /* of the current file */
+	int64_t bytes;
+};
+
+bool
+silo_import_cancelled (struct silo_import *import SILO_UNUSED)
+{
+	return false;
+}
+
+int
+silo_import_cancel_fd (struct silo_import *import SILO_UNUSED)
+{
+	return -1;
+}
+
+int
+silo_layer_entry (struct silo_layer *layer, const struct silo_entry *entry, struct silo_error *err)
+{
+	const struct silo_digest digest = { .b = { 0xab } };
+	if (layer->left > 0)
+		return silo_fail (err, SILO_INVALID, "a file is not complete");
+	int r = tree_layer_add (layer->tree, entry, err);
+	if (r < 0 || entry->type != SILO_ENTRY_FILE || entry->size == 0)
+		return r;
+	if (entry->size > MAX_BYTES - layer->bytes)
+		return silo_fail (err, SILO_EXHAUSTED, "too many bytes");
+	layer->bytes += entry->size;
+	layer->left = entry->size;
+	tree_layer_object (layer->tree, &digest);
+	return 0;
+}
+
+int
+silo_layer_data (struct silo_layer *layer, const void *data, size_t len, struct silo_error *err)
+{
+	unsigned sum = 0;
+	for (size_t i = 0; i < len; i++)
+		sum += ((const unsigned char *) data)[i];
+	if ((int64_t) len > layer->left)
+		return silo_fail (err, SILO_INVALID, "too many bytes, sum %u", sum);
+	layer->left -= (int64_t) len;
+	return 0;
+}
+
+/* -- reading --------------------------------------------------------------------------- */
+
+struct source {
+	const uint8_t *data;
+	size_t size, at;
+};
+
+static int
+source_next (void *arg, const void **ret, size_t *ret_len, struct silo_error *err SILO_UNUSED)
+{
+	struct source *source = arg;
+	size_t len = source->size - source->at;
+	if (len > 1000)
+		len = 1000; /* headers and bytes come in pieces */
+	*ret = source->data + source->at;
+	*ret_len = len;
+	source->at += len;
+	return 0;
+}
+
+static int
+count (void *arg, const struct silo_meta_inode *inode SILO_UNUSED)
+{
+	++*(int64_t *) arg;
+	return 0;
+}
+
+/* A layer that was taken becomes a tree, whose metadata file is as good as any. */
+static void
+check_tree (struct tree_layer *layer)
+{
+	struct tree *tree = NULL;
+	struct silo_meta *meta = NULL;
+	struct meta_info info = { 0 };
+	char path[64];
+	int64_t inodes = 0;
+	int fd = memfd_create ("fuzz", MFD_CLOEXEC);
+	if (fd < 0 || tree_new (&tree, NULL) < 0)
+		abort ();
+	snprintf (path, sizeof (path), "/proc/self/fd/%d", fd);
+	if (tree_apply (tree, layer, NULL) == 0 && meta_write (tree, fd, &info, NULL) == 0) {
+		assert (silo_meta_open (path, &meta, NULL) == 0);
+		assert (silo_meta_each (meta, count, &inodes, NULL) == 0);
+		assert (inodes == info.inodes);
+		silo_meta_close (meta);
+	}
+	tree_free (tree);
+	close (fd);
+}
+
+static void
+read_layer (const uint8_t *data, size_t size)
+{
+	struct silo_layer layer = { 0 };
+	struct source bytes = { data, size, 0 };
+	const struct tar_source source = { .next = source_next, .arg = &bytes };
+	if (tree_layer_new ("sha256:0123456789ab", &layer.tree, NULL) < 0)
+		abort ();
+	if (tar_read (&source, "sha256:0123456789ab", NULL, &layer, NULL) == 0) {
+		assert (bytes.at == size);
+		if (layer.left == 0)
+			check_tree (layer.tree);
+	}
+	tree_layer_free (layer.tree);
+}
+
+static void
+repair_checksums (uint8_t *data, size_t size)
+{
+	for (size_t at = 0; at + BLOCK <= size; at += BLOCK) {
+		uint8_t *header = data + at;
+		char text[8];
+		unsigned sum = 0;
+		if (memcmp (header + MAGIC, "ustar", 5) != 0)
+			continue;
+		memset (header + CHECKSUM, ' ', 8);
+		for (size_t i = 0; i < BLOCK; i++)
+			sum += header[i];
+		snprintf (text, sizeof (text), "%06o", sum);
+		memcpy (header + CHECKSUM, text, 7);
+	}
+}
+
+int
+LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
+{
+	read_layer (data, size);
+	uint8_t *copy = malloc (size ? size : 1);
+	if (!copy)
+		abort ();
+	memcpy (copy, data, size);
+	repair_checksums (copy, size);
+	read_layer (copy, size);
+	free (copy);
+	return 0;
+}
+
+/* -- seeds ------------------------------------------------------------------------------ */
+
+static void
+add (struct archive *archive, const char *path, mode_t type, const char *data)
+{
+	struct archive_entry *entry = archive_entry_new ();
+	if (!entry)
+		abort ();
+	archive_entry_set_pathname (entry, path);
+	archive_entry_set_filetype (entry, type);
+	archive_entry_set_perm (entry, 0644);
+	archive_entry_set_mtime (entry, 1000000000, 123456789);
+	archive_entry_set_uid (entry, 4000000000);
+	if (type == AE_IFLNK)
+		archive_entry_set_symlink (entry, data);
+	else if (type == 0)
+		archive_entry_set_hardlink (entry, data);
+	else if (type == AE_IFCHR)
+		archive_entry_set_rdev (entry, 0x103);
+	else if (type == AE_IFREG)
+		archive_entry_set_size (entry, (int64_t) strlen (data));
+	if (type == AE_IFREG && *data)
+		archive_entry_xattr_add_entry (entry, "user.a", "value", 5);
+	if (archive_write_header (archive, entry) < ARCHIVE_WARN)
+		abort ();
+	if (type == AE_IFREG)
+		archive_write_data (archive, data, strlen (data));
+	archive_entry_free (entry);
+}
+
+static void
+seed (fuzz_seed_fn *fn, void *arg, const char *name, int format, int filter)
+{
+	static char data[MAX];
+	char long_path[300];
+	size_t used = 0;
+	struct archive *archive = archive_write_new ();
+	if (!archive || archive_write_set_format (archive, format) < ARCHIVE_WARN ||
+	    archive_write_add_filter (archive, filter) < ARCHIVE_WARN ||
+	    archive_write_set_bytes_per_block (archive, 0) < ARCHIVE_WARN ||
+	    archive_write_open_memory (archive, data, sizeof (data), &used) < ARCHIVE_WARN)
+		abort ();
+	memset (long_path, 'l', sizeof (long_path) - 1);
+	long_path[sizeof (long_path) - 1] = '\0';
+	long_path[150] = '/';
+	add (archive, "./", AE_IFDIR, "");
+	add (archive, "d/file", AE_IFREG, "some bytes");
+	add (archive, "d/empty", AE_IFREG, "");
+	add (archive, "link", AE_IFLNK, "d/file");
+	add (archive, "again", 0, "d/file");
+	add (archive, "null", AE_IFCHR, "");
+	add (archive, long_path, AE_IFREG, "x");
+	add (archive, "d/.wh.gone", AE_IFREG, "");
+	add (archive, "d/.wh..wh..opq", AE_IFREG, "");
+	archive_write_close (archive);
+	archive_write_free (archive);
+	fn (arg, name, data, used);
+}
+
+static void
+seeds (fuzz_seed_fn *fn, void *arg)
+{
+	seed (fn, arg, "pax", ARCHIVE_FORMAT_TAR_PAX_INTERCHANGE, ARCHIVE_FILTER_NONE);
+	seed (fn, arg, "gnu", ARCHIVE_FORMAT_TAR_GNUTAR, ARCHIVE_FILTER_NONE);
+	seed (fn, arg, "gzip", ARCHIVE_FORMAT_TAR_GNUTAR, ARCHIVE_FILTER_GZIP);
+	seed (fn, arg, "zstd", ARCHIVE_FORMAT_TAR_PAX_INTERCHANGE, ARCHIVE_FILTER_ZSTD);
+}
+
+const struct fuzz_target fuzz_target = {
+	.name = "tar",
+	.max = MAX,
+	.mutations = 3000,
+	.seeds = seeds,
+};
