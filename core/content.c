@@ -161,62 +161,45 @@ silo_content_open (struct silo_instance *content, const struct silo_digest *dige
 struct silo_writer {
 	uint32_t magic;
 	struct silo_instance *content;
-	struct silo_hash *hash;
+	struct silo_hash *hash; /* NULL: the digest is known before */
 	int64_t size;
 	int fd;      /* of the store's stage, or of a temporary file */
 	void *stage; /* the store's; it closes fd */
 	bool staged;
 };
 
+static int
+writer_begin (struct silo_instance *content, struct silo_writer *writer, struct silo_error *err)
+{
+	*writer = (struct silo_writer){ .magic = WRITER_MAGIC, .content = content, .fd = -1 };
+	if (!instance_ops (content, content)->stage)
+		return content_temp (content, &writer->fd, err);
+	int r = instance_call (content, content, stage, &writer->fd, &writer->stage, err);
+	writer->staged = r == 0;
+	return r;
+}
+
+/* Free what the writer holds; a stage has been taken by the store. */
 static void
-writer_free (struct silo_writer *writer)
+writer_end (struct silo_writer *writer)
 {
 	if (!writer->staged && writer->fd >= 0)
 		close (writer->fd);
 	silo_hash_free (writer->hash);
 	writer->magic = 0;
-	free (writer);
 }
 
-int
-silo_writer_open (struct silo_instance *content, struct silo_writer **ret, struct silo_error *err)
+/* Throw away what was written, and free. */
+static void
+writer_drop (struct silo_writer *writer)
 {
-	struct silo_writer *writer = calloc (1, sizeof (*writer));
-	if (!writer)
-		return silo_fail_nomem (err);
-
-	writer->magic = WRITER_MAGIC;
-	writer->content = content;
-	writer->fd = -1;
-	writer->hash = silo_hash_new ();
-	int r;
-	if (!writer->hash) {
-		r = silo_fail_nomem (err);
-	} else if (instance_ops (content, content)->stage) {
-		r = instance_call (content, content, stage, &writer->fd, &writer->stage, err);
-		writer->staged = r == 0;
-	} else {
-		r = content_temp (content, &writer->fd, err);
+	if (writer->staged) {
+		struct silo_instance *i = writer->content;
+		instance_enter (i);
+		instance_ops (i, content)->abort (i->self, writer->stage);
+		instance_leave (i);
 	}
-	if (r < 0) {
-		writer_free (writer);
-		return r;
-	}
-	*ret = writer;
-	return 0;
-}
-
-int
-silo_writer_add (struct silo_writer *writer, const void *data, size_t len, struct silo_error *err)
-{
-	assert (writer->magic == WRITER_MAGIC);
-	int r = silo_hash_add (writer->hash, data, len);
-	if (r < 0)
-		return silo_fail (err, r, "hashing an object");
-	r = content_write (writer->fd, data, len, err);
-	if (r == 0)
-		writer->size += (int64_t) len;
-	return r;
+	writer_end (writer);
 }
 
 /* What the store is given has to be what was hashed; if the store counts differently the
@@ -235,12 +218,63 @@ writer_add_file (struct silo_writer *writer, const struct silo_digest *digest,
 	return r;
 }
 
+/* Publish what was written, and free, also on failure. */
+static int
+writer_publish (struct silo_writer *writer, const struct silo_digest *digest,
+		struct silo_error *err)
+{
+	struct silo_instance *content = writer->content;
+	int r = fault_at ("object-staged", err);
+	if (r < 0) {
+		writer_drop (writer);
+		return r;
+	}
+	if (writer->staged)
+		r = instance_call (content, content, commit, writer->stage, digest, err);
+	else
+		r = writer_add_file (writer, digest, err);
+	writer_end (writer);
+	return r < 0 ? r : fault_at ("object-stored", err);
+}
+
+int
+silo_writer_open (struct silo_instance *content, struct silo_writer **ret, struct silo_error *err)
+{
+	struct silo_writer *writer = malloc (sizeof (*writer));
+	if (!writer)
+		return silo_fail_nomem (err);
+	int r = writer_begin (content, writer, err);
+	if (r == 0) {
+		writer->hash = silo_hash_new ();
+		if (writer->hash) {
+			*ret = writer;
+			return 0;
+		}
+		writer_drop (writer);
+		r = silo_fail_nomem (err);
+	}
+	free (writer);
+	return r;
+}
+
+int
+silo_writer_add (struct silo_writer *writer, const void *data, size_t len, struct silo_error *err)
+{
+	assert (writer->magic == WRITER_MAGIC);
+	int r = silo_hash_add (writer->hash, data, len);
+	if (r < 0)
+		return silo_fail (err, r, "hashing an object");
+	r = content_write (writer->fd, data, len, err);
+	if (r == 0)
+		writer->size += (int64_t) len;
+	return r;
+}
+
 int
 silo_writer_commit (struct silo_writer *writer, struct silo_digest *ret_digest, int64_t *ret_size,
 		    struct silo_error *err)
 {
 	assert (writer->magic == WRITER_MAGIC);
-	struct silo_instance *content = writer->content;
 	struct silo_digest digest;
 	int64_t size = writer->size;
 
@@ -249,11 +283,8 @@ silo_writer_commit (struct silo_writer *writer, struct silo_digest *ret_digest, 
 		silo_writer_abort (writer);
 		return silo_fail (err, r, "hashing an object");
 	}
-	if (writer->staged)
-		r = instance_call (content, content, commit, writer->stage, &digest, err);
-	else
-		r = writer_add_file (writer, &digest, err);
-	writer_free (writer);
+	r = writer_publish (writer, &digest, err);
+	free (writer);
 	if (r < 0)
 		return r;
 	*ret_digest = digest;
@@ -267,11 +298,54 @@ silo_writer_abort (struct silo_writer *writer)
 	if (!writer)
 		return;
 	assert (writer->magic == WRITER_MAGIC);
-	if (writer->staged) {
-		struct silo_instance *i = writer->content;
-		instance_enter (i);
-		instance_ops (i, content)->abort (i->self, writer->stage);
-		instance_leave (i);
+	writer_drop (writer);
+	free (writer);
+}
+
+/* -- bytes whose digest is known -------------------------------------------------------- */
+
+/* Is the object there, whole?  A shorter one was cut by a power loss: it is removed. */
+static int
+content_has (struct silo_instance *content, const struct silo_digest *digest, int64_t size,
+	     bool *ret, struct silo_error *err)
+{
+	struct silo_error said = { 0 };
+	int64_t there = -1;
+	int r = silo_content_stat (content, digest, &there, &said);
+	if (r < 0 && r != SILO_NOTFOUND)
+		return silo_fail (err, r, "%s", said.msg);
+	*ret = r == 0 && there == size;
+	if (r == 0 && there != size)
+		r = silo_content_remove (content, digest, &said);
+	return r == SILO_NOTFOUND || r == 0 ? 0 : silo_fail (err, r, "%s", said.msg);
+}
+
+int
+content_put (struct silo_instance *content, const struct silo_digest *digest,
+	     const struct silo_bytes *parts, size_t n_parts, bool *ret_new, struct silo_error *err)
+{
+	struct silo_writer writer;
+	int64_t size = 0;
+	bool there = false;
+	for (size_t i = 0; i < n_parts; i++)
+		size += (int64_t) parts[i].len;
+	int r = content_has (content, digest, size, &there, err);
+	if (r == 0 && !there)
+		r = writer_begin (content, &writer, err);
+	if (r < 0 || there) {
+		if (r == 0)
+			*ret_new = false;
+		return r;
 	}
-	writer_free (writer);
+	for (size_t i = 0; r == 0 && i < n_parts; i++)
+		r = content_write (writer.fd, parts[i].data, parts[i].len, err);
+	if (r < 0) {
+		writer_drop (&writer);
+		return r;
+	}
+	writer.size = size;
+	r = writer_publish (&writer, digest, err);
+	if (r == 0)
+		*ret_new = true;
+	return r;
 }

@@ -226,6 +226,14 @@ void wiring_free (struct core *core);
 int wiring_add (struct core *core, int kind, const char *plugin, const char *const *options,
 		struct silo_instance **ret, struct silo_error *err);
 
+/* -- content.c: what image imports need beyond <silo/content.h> [any] ----------- */
+
+/* Put the bytes of all parts, whose digest the caller has computed, into the store unless they
+ * are there. */
+int content_put (struct silo_instance *content, const struct silo_digest *digest,
+		 const struct silo_bytes *parts, size_t n_parts, bool *ret_new,
+		 struct silo_error *err);
+
 /* -- probe.c: first rootfs and container instance that works here [pool] ---- */
 
 /* Both remember their answer in core->rootfs and core->container. */

@@ -6,6 +6,18 @@
  *
  *     SILO_FAULT=POINT[@N][=kill|error|enospc|stop]   the N-th pass, default the first, kill
  *     SILO_FAULT_LOG=FILE                             append the name of each point passed
+ *
+ * An import goes through these, in this order (the first four often):
+ *   object-staged  the bytes are written, under no name yet
+ *   object-stored  they have their name
+ *   layer-written  a layer record is complete, under a temporary name
+ *   layer-renamed  it has its name
+ *   sync           before the content store makes everything safe
+ *   synced         after that
+ *   meta-written   the metadata file is complete, under a temporary name
+ *   meta-renamed   it has its name
+ *   record         before the image record is stored or replaced
+ *   recorded       after that
  */
 #ifndef FAULT_H
 #define FAULT_H

@@ -271,6 +271,7 @@ struct index {
 	struct image_folder folder;
 	struct silo_instance *instance; /* whose reference it is */
 	struct silo_buf id;             /* "" when only an import can tell */
+	struct silo_buf layers;         /* digests, as the record has them */
 	char *name;
 	struct silo_image image; /* strings borrowed */
 };
@@ -332,7 +333,7 @@ publish (const struct image_folder *folder, int fd, const char *temp,
 	if (fchmod (fd, 0444) < 0 || fsync (fd) < 0 ||
 	    renameat (folder->fd, temp, folder->fd, name) < 0 || fsync (folder->fd) < 0)
 		return silo_fail_sys (err, errno, "metadata file %s", name);
-	return 0;
+	return fault_at ("meta-renamed", err);
 }
 
 static int
@@ -365,6 +366,7 @@ store_record (struct index *index, const char *config, const struct meta_info *i
 		.inodes = info->inodes,
 		.size = info->bytes,
 		.created = silo_now (),
+		.layers = (const char *) index->layers.data,
 	};
 	int r = find_python (index, config, &python, err);
 	if (r < 0)
@@ -379,7 +381,11 @@ store_record (struct index *index, const char *config, const struct meta_info *i
 	_cleanup_free_ struct image_copy *copy = NULL;
 	r = image_copy (image, &copy, err);
 	if (r == 0)
+		r = fault_at ("record", err);
+	if (r == 0)
 		r = instance_call (index->core->wiring.storage, storage, image_put, image, err);
+	if (r == 0)
+		r = fault_at ("recorded", err);
 	if (r < 0)
 		return r;
 	*ret = silo_steal (&copy);
@@ -398,6 +404,8 @@ import_run (struct index *index, struct silo_import *import, struct image_copy *
 	if (r == 0 && silo_import_cancelled (import))
 		r = silo_fail (err, SILO_CANCELLED, "stopped");
 	if (r == 0)
+		r = import_layers (import, &index->layers, err);
+	if (r == 0)
 		r = silo_random (&random, sizeof (random), err);
 	if (r < 0)
 		return r;
@@ -407,6 +415,8 @@ import_run (struct index *index, struct silo_import *import, struct image_copy *
 	if (fd < 0)
 		return silo_fail_sys (err, errno, "temporary metadata file");
 	r = import_finish (import, fd, &info, err);
+	if (r == 0)
+		r = fault_at ("meta-written", err);
 	if (r == 0)
 		r = publish (&index->folder, fd, temp, &info.digest, err);
 	if (r < 0) {
@@ -421,6 +431,7 @@ index_clear (struct index *index)
 {
 	image_folder_close (&index->folder);
 	silo_buf_free (&index->id);
+	silo_buf_free (&index->layers);
 	free (index->name);
 }
 
@@ -437,6 +448,7 @@ image_index (struct core *core, const struct index_request *request, struct imag
 		.progress = request->progress,
 		.folder = { -1, -1 },
 		.id = SILO_BUF (4096),
+		.layers = SILO_BUF (64 << 10),
 	};
 	struct silo_import *import = NULL;
 	int r = name ? name_check (name, err) : 0;
@@ -454,6 +466,7 @@ image_index (struct core *core, const struct index_request *request, struct imag
 		return 0;
 	}
 	source.id = index_id (&index);
+	source.cancel_fd = request->progress ? request->progress->cancel_fd : -1;
 	r = import_new (core, request->progress, &import, err);
 	if (r == 0)
 		r = import_run (&index, import, ret, ret_known, err);

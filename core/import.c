@@ -1,36 +1,55 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * import.c - one image on its way in: the functions that image plugins call.
- * Bytes of files are hashed as they arrive and stored under their digest;
- * entries wait in their layer until import_finish merges the layers.  Layers
- * are filled by one thread each; what they share is behind import->lock.
+ * Entries wait in their layer until import_finish merges the layers; the bytes
+ * of files go to the threads of intake.c.  A layer that is complete is put on
+ * record (layer-file.c), and one that is on record is not imported again.
+ * Layers are filled by one thread each; what they share is behind
+ * import->lock, or atomic.
  */
 #include "import.h"
+#include "intake.h"
+#include "layers.h"
 
 #define IMPORT_MAX_LAYERS 512
 #define IMPORT_MAX_CONFIG ((size_t) 4 << 20)
-/* Files up to here are held in memory until their digest is known, and not written at all
- * when the store has them. */
-#define IMPORT_SMALL ((size_t) 1 << 20)
+#define PROGRESS_PAUSE    50000000 /* ns between two reports */
 
 struct silo_layer {
 	struct silo_import *import;
-	struct tree_layer *tree;
-	struct silo_buf small;      /* bytes of the current file, while it is small */
-	struct silo_writer *writer; /* of the current file, when it is not */
-	bool filling;               /* a file's bytes are expected */
-	int64_t size, got;          /* of it */
+	char *name;
+	struct tree_layer *tree; /* NULL: merged */
+	struct feed feed;        /* bytes of its files */
+	bool filling;            /* a file's bytes are expected */
+	int64_t size, got;       /* of it */
 	bool ended;
+
+	bool has_blob;
+	struct silo_digest blob;
+	int64_t blob_size; /* -1: unknown */
+	struct layer_lock lock;
+
+	_Atomic int state; /* of struct import_layer */
+	_Atomic int64_t fetched;
+	int64_t known; /* bytes of files, when it was known; behind import->lock */
 };
 
 struct silo_import {
 	struct core *core;
 	struct silo_instance *content;
 	const struct import_progress *progress;
+	struct intake *intake;
+	_Atomic int64_t entries, bytes; /* of all layers; bytes of files */
+	_Atomic int64_t report_due;     /* silo_monotonic () */
+
 	pthread_mutex_t lock; /* the fields below, and calls of progress->fn */
 	struct silo_layer *layers[IMPORT_MAX_LAYERS];
 	size_t n;
+	int folder;   /* STATE/layers; -1: not needed yet */
 	char *config; /* NULL: none given */
+	struct import_status status;
+	char stage[64];
+	struct import_layer shown[IMPORT_MAX_LAYERS];
 };
 
 int
@@ -45,6 +64,14 @@ import_new (struct core *core, const struct import_progress *progress, struct si
 	import->core = core;
 	import->content = core->wiring.content;
 	import->progress = progress;
+	import->folder = -1;
+	import->status = (struct import_status){ .stage = "fetching", .layers = import->shown };
+	int r = intake_new (import->content, progress ? progress->cancelled : NULL, &import->intake,
+			    err);
+	if (r < 0) {
+		free (import);
+		return r;
+	}
 	pthread_mutex_init (&import->lock, NULL);
 	*ret = import;
 	return 0;
@@ -55,9 +82,9 @@ layer_free (struct silo_layer *layer)
 {
 	if (!layer)
 		return;
-	silo_writer_abort (layer->writer);
-	silo_buf_free (&layer->small);
+	layer_unlock (&layer->lock);
 	tree_layer_free (layer->tree);
+	free (layer->name);
 	free (layer);
 }
 
@@ -67,7 +94,12 @@ import_free (struct silo_import *import)
 	if (!import)
 		return;
 	for (size_t i = 0; i < import->n; i++)
+		feed_clear (&import->layers[i]->feed);
+	/* Its threads look at the layers' inodes. */
+	intake_free (import->intake);
+	for (size_t i = 0; i < import->n; i++)
 		layer_free (import->layers[i]);
+	util_close (&import->folder);
 	free (import->config);
 	pthread_mutex_destroy (&import->lock);
 	free (import);
@@ -103,28 +135,85 @@ silo_import_config (struct silo_import *import, const char *json, size_t len,
 	return 0;
 }
 
-int
-silo_import_layer (struct silo_import *import, const char *name, struct silo_layer **ret,
-		   struct silo_error *err)
+/* -- progress ------------------------------------------------------------------------ */
+
+/* Called with the lock held. */
+static void
+progress_show (struct silo_import *import)
 {
-	struct silo_layer *layer = calloc (1, sizeof (*layer));
-	if (!layer)
-		return silo_fail_nomem (err);
-	layer->import = import;
-	layer->small = (struct silo_buf) SILO_BUF (IMPORT_SMALL);
-	int r = tree_layer_new (name, &layer->tree, err);
-	if (r < 0) {
-		layer_free (layer);
-		return r;
+	for (size_t i = 0; i < import->n; i++) {
+		const struct silo_layer *layer = import->layers[i];
+		struct import_layer *shown = &import->shown[i];
+		shown->name = layer->name;
+		shown->state = atomic_load (&layer->state);
+		shown->fetched = atomic_load (&layer->fetched);
+		shown->size = layer->blob_size;
+		shown->hashed = atomic_load (&layer->feed.hashed) + layer->known;
+		shown->stored = atomic_load (&layer->feed.stored);
 	}
+	import->status.n = import->n;
+	import->progress->fn (import->progress->arg, &import->status);
+}
+
+/* Something has changed that must be seen. */
+static void
+progress_now (struct silo_import *import)
+{
+	if (!import->progress || !import->progress->fn)
+		return;
 	scope_lock (&import->lock);
-	if (import->n == IMPORT_MAX_LAYERS) {
-		layer_free (layer);
-		return silo_fail (err, SILO_EXHAUSTED, "the image has more than %d layers",
-				  IMPORT_MAX_LAYERS);
-	}
+	atomic_store (&import->report_due, silo_monotonic () + PROGRESS_PAUSE);
+	progress_show (import);
+}
+
+/* Numbers have changed: show them now and then, and never wait for it. */
+static void
+progress_soon (struct silo_import *import)
+{
+	if (!import->progress || !import->progress->fn)
+		return;
+	int64_t now = silo_monotonic ();
+	if (now < atomic_load_explicit (&import->report_due, memory_order_relaxed) ||
+	    pthread_mutex_trylock (&import->lock) != 0)
+		return;
+	atomic_store (&import->report_due, now + PROGRESS_PAUSE);
+	progress_show (import);
+	pthread_mutex_unlock (&import->lock);
+}
+
+void
+silo_import_progress (struct silo_import *import, const char *stage, int64_t done, int64_t total)
+{
+	if (!import->progress || !import->progress->fn)
+		return;
+	pthread_mutex_lock (&import->lock);
+	bool other = strncmp (import->stage, stage, sizeof (import->stage) - 1) != 0;
+	snprintf (import->stage, sizeof (import->stage), "%s", stage);
+	import->status.stage = import->stage;
+	import->status.done = done;
+	import->status.total = total;
+	pthread_mutex_unlock (&import->lock);
+	if (other || (total > 0 && done >= total))
+		progress_now (import);
+	else
+		progress_soon (import);
+}
+
+/* -- layers ----------------------------------------------------------------------------- */
+
+static int
+layer_register (struct silo_import *import, struct silo_layer *layer, struct silo_error *err)
+{
+	int64_t max = import->core->settings->max_image_layers;
+	if (max > IMPORT_MAX_LAYERS)
+		max = IMPORT_MAX_LAYERS;
+	scope_lock (&import->lock);
+	if ((int64_t) import->n >= max)
+		return silo_fail (err, SILO_EXHAUSTED,
+				  "layer %s: the image has more than %lld layers: [silo] "
+				  "max_image_layers allows no more",
+				  layer->name, (long long) max);
 	import->layers[import->n++] = layer;
-	*ret = layer;
 	return 0;
 }
 
@@ -133,28 +222,152 @@ silo_import_layer_blob (struct silo_import *import, const char *name,
 			const struct silo_digest *blob, int64_t size, struct silo_layer **ret,
 			struct silo_error *err)
 {
-	(void) blob;
-	(void) size;
-	return silo_import_layer (import, name, ret, err);
+	struct silo_layer *layer = calloc (1, sizeof (*layer));
+	if (!layer)
+		return silo_fail_nomem (err);
+	layer->import = import;
+	layer->lock.fd = -1;
+	layer->blob_size = size;
+	layer->has_blob = blob && !silo_digest_empty (blob);
+	if (layer->has_blob)
+		layer->blob = *blob;
+	int r = util_strdup (name, &layer->name, err);
+	if (r == 0)
+		r = tree_layer_new (name, &layer->tree, err);
+	if (r == 0) {
+		feed_init (&layer->feed, import->intake, layer->name);
+		r = layer_register (import, layer, err);
+	}
+	if (r < 0) {
+		layer_free (layer);
+		return r;
+	}
+	progress_now (import);
+	*ret = layer;
+	return 0;
+}
+
+int
+silo_import_layer (struct silo_import *import, const char *name, struct silo_layer **ret,
+		   struct silo_error *err)
+{
+	return silo_import_layer_blob (import, name, NULL, -1, ret, err);
+}
+
+/* What the limits say of one more entry. */
+static int
+entry_allowed (struct silo_layer *layer, const char *path, int64_t size, struct silo_error *err)
+{
+	struct silo_import *import = layer->import;
+	const struct settings *settings = import->core->settings;
+	int64_t entries = atomic_fetch_add_explicit (&import->entries, 1, memory_order_relaxed);
+	if (entries >= settings->max_image_entries)
+		return silo_fail (err, SILO_EXHAUSTED,
+				  "layer %s: %.100s: the image has more than %lld entries: [silo] "
+				  "max_image_entries allows no more",
+				  layer->name, path, (long long) settings->max_image_entries);
+	/* No sum overflows: every size is below TREE_MAX_FILE, and the entries are counted. */
+	int64_t bytes = atomic_fetch_add_explicit (&import->bytes, size, memory_order_relaxed);
+	if (bytes + size > settings->max_image_size)
+		return silo_fail (err, SILO_EXHAUSTED,
+				  "layer %s: %.100s: the image has more than %lld bytes: [silo] "
+				  "max_image_size allows no more",
+				  layer->name, path, (long long) settings->max_image_size);
+	return 0;
+}
+
+/* Take the entries that are on record for those of the layer. */
+static int
+layer_take (struct silo_layer *layer, struct tree_layer *known, struct silo_error *err)
+{
+	int64_t total = 0;
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < known->n; i++) {
+		const struct tree_entry *entry = &known->entries[i];
+		int64_t size = entry->type == SILO_ENTRY_FILE ? (int64_t) entry->inode->size : 0;
+		r = entry_allowed (layer, entry->path, size, err);
+		total += size;
+	}
+	if (r < 0) {
+		tree_layer_free (known);
+		return r;
+	}
+	free (known->name);
+	known->name = silo_steal (&layer->tree->name);
+	tree_layer_free (layer->tree);
+	layer->tree = known;
+	layer->ended = true;
+	scope_lock (&layer->import->lock);
+	layer->known = total;
+	return 0;
+}
+
+static int
+folder_open (struct silo_import *import, int *ret, struct silo_error *err)
+{
+	scope_lock (&import->lock);
+	if (import->folder < 0) {
+		int r = layer_folder_open (import->core, &import->folder, err);
+		if (r < 0)
+			return r;
+	}
+	*ret = import->folder;
+	return 0;
+}
+
+/* NULL when it is not known. */
+static struct tree_layer *
+layer_find (struct silo_layer *layer, int folder)
+{
+	struct silo_import *import = layer->import;
+	struct tree_layer *known = NULL;
+	struct silo_error why = { 0 };
+	if (layer_load (folder, import->content, &layer->blob, &known, &why) == 0)
+		return known;
+	silo_log (&import->core->host, SILO_DEBUG, "layer %s is to be fetched: %s", layer->name,
+		  why.msg);
+	return NULL;
 }
 
 int
 silo_layer_begin (struct silo_layer *layer, bool *ret_known, struct silo_error *err)
 {
-	(void) layer;
-	(void) err;
-	*ret_known = false;
+	struct silo_import *import = layer->import;
+	struct tree_layer *known = NULL;
+	int folder = -1, r = 0;
+	if (silo_import_cancelled (import))
+		return silo_fail (err, SILO_CANCELLED, "stopped");
+	if (layer->has_blob)
+		r = folder_open (import, &folder, err);
+	if (r == 0 && layer->has_blob)
+		known = layer_find (layer, folder);
+	if (r == 0 && layer->has_blob && !known) {
+		r = layer_lock (folder, &layer->blob, silo_import_cancel_fd (import), &layer->lock,
+				err);
+		/* Who had the lock may have imported it meanwhile. */
+		if (r == 0)
+			known = layer_find (layer, folder);
+	}
+	if (r == 0 && known) {
+		layer_unlock (&layer->lock);
+		r = layer_take (layer, known, err);
+	}
+	if (r < 0)
+		return r;
+	atomic_store (&layer->state, known ? LAYER_KNOWN : LAYER_RUNS);
+	progress_now (import);
+	*ret_known = known != NULL;
 	return 0;
 }
 
 void
 silo_layer_fetched (struct silo_layer *layer, int64_t bytes)
 {
-	(void) layer;
-	(void) bytes;
+	atomic_fetch_add_explicit (&layer->fetched, bytes, memory_order_relaxed);
+	progress_soon (layer->import);
 }
 
-/* -- files ------------------------------------------------------------------------ */
+/* -- entries and bytes -------------------------------------------------------------------- */
 
 static const char *
 layer_path (const struct silo_layer *layer)
@@ -163,93 +376,38 @@ layer_path (const struct silo_layer *layer)
 }
 
 static int
-write_small (struct silo_layer *layer, struct silo_digest *ret, struct silo_error *err)
-{
-	struct silo_writer *writer = NULL;
-	int64_t size = 0;
-	int r = silo_writer_open (layer->import->content, &writer, err);
-	if (r < 0)
-		return r;
-	r = silo_writer_add (writer, layer->small.data, layer->small.len, err);
-	if (r < 0) {
-		silo_writer_abort (writer);
-		return r;
-	}
-	return silo_writer_commit (writer, ret, &size, err);
-}
-
-static int
-store_small (struct silo_layer *layer, struct silo_digest *ret, struct silo_error *err)
-{
-	struct silo_instance *content = layer->import->content;
-	struct silo_digest digest;
-	struct silo_error none = { 0 };
-	int64_t size = -1;
-	int r = silo_digest_of (layer->small.data, layer->small.len, &digest, err);
-	if (r < 0)
-		return r;
-	int there = silo_content_stat (content, &digest, &size, &none);
-	if (there == 0 && size == layer->size) {
-		*ret = digest;
-		return 0;
-	}
-	/* One of another size is what a power cut left before it was synced. */
-	if (there == 0)
-		r = silo_content_remove (content, &digest, err);
-	else if (there != SILO_NOTFOUND)
-		return silo_fail (err, there, "%s", none.msg);
-	return r < 0 ? r : write_small (layer, ret, err);
-}
-
-static int
-file_end (struct silo_layer *layer, struct silo_error *err)
-{
-	struct silo_digest digest;
-	int64_t size = layer->size;
-	int r = 0;
-	if (layer->writer)
-		r = silo_writer_commit (silo_steal (&layer->writer), &digest, &size, err);
-	else
-		r = store_small (layer, &digest, err);
-	if (r < 0)
-		return silo_wrap (err, "layer %s: %s", layer->tree->name, layer_path (layer));
-	assert (size == layer->size);
-	tree_layer_object (layer->tree, &digest);
-	layer->filling = false;
-	return 0;
-}
-
-static int
-file_begin (struct silo_layer *layer, int64_t size, struct silo_error *err)
-{
-	layer->filling = true;
-	layer->size = size;
-	layer->got = 0;
-	layer->small.len = 0;
-	if (size <= (int64_t) IMPORT_SMALL)
-		return 0;
-	return silo_writer_open (layer->import->content, &layer->writer, err);
-}
-
-static int
 file_complete (const struct silo_layer *layer, struct silo_error *err)
 {
 	if (!layer->filling)
 		return 0;
 	return silo_fail (err, SILO_INVALID, "layer %s: %s: %lld of %lld bytes arrived",
-			  layer->tree->name, layer_path (layer), (long long) layer->got,
+			  layer->name, layer_path (layer), (long long) layer->got,
 			  (long long) layer->size);
+}
+
+static int
+file_begin (struct silo_layer *layer, int64_t size, struct silo_error *err)
+{
+	struct tree_inode *inode = layer->tree->entries[layer->tree->n - 1].inode;
+	layer->filling = true;
+	layer->size = size;
+	layer->got = 0;
+	return feed_file (&layer->feed, inode, layer_path (layer), (uint64_t) size, err);
 }
 
 int
 silo_layer_entry (struct silo_layer *layer, const struct silo_entry *entry, struct silo_error *err)
 {
 	if (layer->ended)
-		return silo_fail (err, SILO_PRECONDITION, "layer %s has ended", layer->tree->name);
+		return silo_fail (err, SILO_PRECONDITION, "layer %s has ended", layer->name);
 	int r = file_complete (layer, err);
 	if (r == 0)
 		r = tree_layer_add (layer->tree, entry, err);
-	if (r == 0 && entry->type == SILO_ENTRY_FILE && entry->size > 0)
+	if (r < 0)
+		return r;
+	bool file = entry->type == SILO_ENTRY_FILE && entry->size > 0;
+	r = entry_allowed (layer, layer_path (layer), file ? entry->size : 0, err);
+	if (r == 0 && file)
 		r = file_begin (layer, entry->size, err);
 	return r;
 }
@@ -261,46 +419,45 @@ silo_layer_data (struct silo_layer *layer, const void *data, size_t len, struct 
 		return 0;
 	if (!layer->filling)
 		return silo_fail (err, SILO_PRECONDITION,
-				  "layer %s: %zu bytes that belong to no file", layer->tree->name,
-				  len);
+				  "layer %s: %zu bytes that belong to no file", layer->name, len);
 	if (len > (uint64_t) (layer->size - layer->got))
 		return silo_fail (err, SILO_INVALID, "layer %s: %s: more than its %lld bytes",
-				  layer->tree->name, layer_path (layer), (long long) layer->size);
-	int r = layer->writer ? silo_writer_add (layer->writer, data, len, err)
-			      : silo_buf_add (&layer->small, data, len, err);
+				  layer->name, layer_path (layer), (long long) layer->size);
+	int r = feed_data (&layer->feed, data, len, err);
 	if (r < 0)
-		return silo_wrap (err, "layer %s: %s", layer->tree->name, layer_path (layer));
+		return r;
 	layer->got += (int64_t) len;
-	return layer->got == layer->size ? file_end (layer, err) : 0;
+	layer->filling = layer->got < layer->size;
+	return 0;
 }
 
 int
 silo_layer_end (struct silo_layer *layer, struct silo_error *err)
 {
+	int folder = -1;
+	if (layer->ended)
+		return 0;
 	int r = file_complete (layer, err);
+	if (r == 0)
+		r = feed_end (&layer->feed, err);
+	if (r == 0 && layer->has_blob)
+		r = folder_open (layer->import, &folder, err);
+	if (r == 0 && layer->has_blob)
+		r = layer_save (folder, &layer->blob, layer->tree, err);
 	if (r < 0)
 		return r;
-	silo_buf_free (&layer->small);
+	layer_unlock (&layer->lock);
 	layer->ended = true;
+	atomic_store (&layer->state, LAYER_DONE);
+	progress_now (layer->import);
 	return 0;
-}
-
-/* -- progress ------------------------------------------------------------------------ */
-
-void
-silo_import_progress (struct silo_import *import, const char *stage, int64_t done, int64_t total)
-{
-	if (!import->progress || !import->progress->fn)
-		return;
-	scope_lock (&import->lock);
-	const struct import_status status = { .stage = stage, .done = done, .total = total };
-	import->progress->fn (import->progress->arg, &status);
 }
 
 bool
 silo_import_cancelled (struct silo_import *import)
 {
-	return import->progress && import->progress->cancelled && *import->progress->cancelled;
+	return import->progress && import->progress->cancelled &&
+	       __atomic_load_n (import->progress->cancelled, __ATOMIC_RELAXED);
 }
 
 int
@@ -311,20 +468,35 @@ silo_import_cancel_fd (struct silo_import *import)
 
 /* -- the end --------------------------------------------------------------------------- */
 
+int
+import_layers (struct silo_import *import, struct silo_buf *to, struct silo_error *err)
+{
+	int r = silo_buf_add (to, "", 0, err);
+	for (size_t i = 0; r == 0 && i < import->n; i++) {
+		char hex[SILO_DIGEST_HEX + 1];
+		if (!import->layers[i]->has_blob) {
+			to->len = 0;
+			to->data[0] = '\0';
+			return 0;
+		}
+		silo_digest_hex (&import->layers[i]->blob, hex);
+		r = silo_buf_addf (to, err, "%s%s", i > 0 ? " " : "", hex);
+	}
+	return r;
+}
+
 static int
 layers_merge (struct silo_import *import, struct tree *tree, struct silo_error *err)
 {
 	for (size_t i = 0; i < import->n; i++) {
 		struct silo_layer *layer = import->layers[i];
 		if (!layer->ended)
-			return silo_fail (err, SILO_INTERNAL, "layer %s did not end",
-					  layer->tree->name);
+			return silo_fail (err, SILO_INTERNAL, "layer %s did not end", layer->name);
 		int r = tree_apply (tree, layer->tree, err);
 		if (r < 0)
 			return r;
 		/* Its inodes are the tree's now; the rest need not wait for the end. */
-		layer_free (layer);
-		import->layers[i] = NULL;
+		tree_layer_free (silo_steal (&layer->tree));
 	}
 	return 0;
 }
@@ -340,10 +512,14 @@ import_finish (struct silo_import *import, int fd, struct meta_info *ret, struct
 	r = layers_merge (import, tree, err);
 	if (r == 0 && silo_import_cancelled (import))
 		r = silo_fail (err, SILO_CANCELLED, "stopped");
-	if (r == 0)
+	if (r == 0) {
 		silo_import_progress (import, "writing to disk", 0, 0);
+		r = fault_at ("sync", err);
+	}
 	if (r == 0)
 		r = silo_content_sync (import->content, err);
+	if (r == 0)
+		r = fault_at ("synced", err);
 	if (r == 0)
 		r = meta_write (tree, fd, ret, err);
 	tree_free (tree);

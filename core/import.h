@@ -14,6 +14,8 @@
 int import_new (struct core *core, const struct import_progress *progress, struct silo_import **ret,
 		struct silo_error *err);
 void import_free (struct silo_import *import);
+/* The digests of its layers as struct silo_image has them; before import_finish. */
+int import_layers (struct silo_import *import, struct silo_buf *to, struct silo_error *err);
 /* All layers have arrived: make the objects safe and write the metadata file to `fd`. */
 int import_finish (struct silo_import *import, int fd, struct meta_info *ret,
 		   struct silo_error *err);
