@@ -9,6 +9,7 @@
  * process waits until that says on its stdout that the mount is ready.
  */
 #include "mounts.h"
+#include "store.h"
 
 #include <fcntl.h>
 #include <getopt.h>
@@ -387,22 +388,26 @@ mount_background (const struct mount_args *args, const char *rootfs, int *ret_st
 
 /* -- the verbs -- */
 
+/* *ret_pin keeps the image until whoever serves the mount has its metadata file open. */
 static int
-mount_open (struct core *core, const struct mount_args *args, char meta[PATH_MAX],
+mount_open (struct core *core, const struct mount_args *args, char meta[PATH_MAX], int *ret_pin,
 	    struct silo_instance **ret_rootfs, struct silo_error *err)
 {
-	struct image_copy *image;
+	_cleanup_free_ struct image_copy *image = NULL, *now = NULL;
+	_cleanup_close_ int pin = -1;
 
 	int r = mount_check_dir (args->dir, err);
 	if (r == 0)
 		r = image_find (core, args->image, &image, err);
-	if (r < 0)
-		return r;
-	r = image_meta_path (core, &image->image, meta, PATH_MAX, err);
-	free (image);
-	if (r < 0)
-		return r;
-	return mount_choose (core, args->rootfs, ret_rootfs, err);
+	if (r == 0)
+		r = image_pin_current (core, &image->image, &pin, &now, err);
+	if (r == 0)
+		r = image_meta_path (core, now ? &now->image : &image->image, meta, PATH_MAX, err);
+	if (r == 0)
+		r = mount_choose (core, args->rootfs, ret_rootfs, err);
+	if (r == 0)
+		*ret_pin = silo_steal_fd (&pin);
+	return r;
 }
 
 int
@@ -413,6 +418,7 @@ cmd_mount (struct cli *cli)
 	struct silo_error err = { 0 };
 	struct core *core;
 	char meta[PATH_MAX], name[128] = "";
+	_cleanup_close_ int pin = -1;
 	int status = mount_parse (cli, &args);
 	if (status >= 0)
 		return status;
@@ -426,7 +432,7 @@ cmd_mount (struct cli *cli)
 	int r = core_open (args.config, WIRE_OFFLINE, CORE_CREATE, &core, &err);
 	if (r < 0)
 		return cli_fail (&err);
-	r = mount_open (core, &args, meta, &rootfs, &err);
+	r = mount_open (core, &args, meta, &pin, &rootfs, &err);
 	if (r == 0 && (args.foreground || !instance_ops (rootfs, rootfs)->wait))
 		r = mount_here (core, rootfs, &args, meta, &err);
 	else if (r == 0)

@@ -405,6 +405,8 @@ int result_copy (const struct silo_result *result, struct silo_result **ret,
 int files_mkdir (const char *path, struct silo_error *err);
 /* Remove a tree.  Never follows links, never enters another file system. */
 int files_remove (const char *path, struct silo_error *err);
+/* The SHA-256 of all bytes behind fd; its position is left alone. */
+int files_digest (int fd, struct silo_digest *ret, struct silo_error *err);
 
 /* -- run-as.c: what an image's config says of how to run in it [pool] -------------- */
 

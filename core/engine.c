@@ -54,9 +54,11 @@ function_get (struct engine *engine, const struct silo_digest *code, const struc
 {
 	struct function *function;
 
+	/* An image that was indexed anew may differ in its config alone. */
 	for (function = engine->functions; function; function = function->next)
 		if (silo_digest_equal (&function->code, code) &&
-		    silo_digest_equal (&function->image->image.meta, &image->image.meta))
+		    silo_digest_equal (&function->image->image.meta, &image->image.meta) &&
+		    strcmp (function->image->image.config, image->image.config) == 0)
 			break;
 	if (!function) {
 		function = calloc (1, sizeof (*function));

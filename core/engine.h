@@ -189,6 +189,8 @@ struct worker {
 
 	/* the pool's while STARTING and REMOVING */
 	char folder[4096];
+	int pin;                  /* keeps the image's files; -1: none */
+	struct image_copy *image; /* its record, where that is newer than the function's */
 	void *mount;
 	bool has_container;
 	struct silo_process process;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * files.c - make and remove folders below the state folder.  Pool threads and
- * verbs; keeps no state.
+ * files.c - make and remove folders below the state folder, hash files.  Any
+ * thread that may block; keeps no state.
  */
 #include "core.h"
 
@@ -100,4 +100,30 @@ files_remove (const char *path, struct silo_error *err)
 	if (rmdir (path) < 0 && errno != ENOENT)
 		return silo_fail_sys (err, errno, "removing folder %s", path);
 	return 0;
+}
+
+#define DIGEST_STEP ((size_t) 256 << 10)
+
+int
+files_digest (int fd, struct silo_digest *ret, struct silo_error *err)
+{
+	struct silo_hash *hash = silo_hash_new ();
+	_cleanup_free_ unsigned char *buf = malloc (DIGEST_STEP);
+	int r = hash && buf ? 0 : silo_fail_nomem (err);
+	for (off_t at = 0; r == 0;) {
+		ssize_t n = pread (fd, buf, DIGEST_STEP, at);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			r = silo_fail_sys (err, errno, "reading a file to be hashed");
+		if (n <= 0)
+			break;
+		at += n;
+		if (silo_hash_add (hash, buf, (size_t) n) < 0)
+			r = silo_fail (err, SILO_INTERNAL, "SHA-256 of a file");
+	}
+	if (r == 0 && silo_hash_end (hash, ret) < 0)
+		r = silo_fail (err, SILO_INTERNAL, "SHA-256 of a file");
+	silo_hash_free (hash);
+	return r;
 }

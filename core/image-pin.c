@@ -32,18 +32,20 @@ int
 image_pin (struct core *core, const struct silo_image *image, int *ret_fd, struct silo_error *err)
 {
 	char path[PATH_MAX];
-	struct stat st;
+	struct stat ours, named;
 	int r = image_meta_path (core, image, path, sizeof (path), err);
 	if (r < 0)
 		return r;
 	_cleanup_close_ int fd = open (path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	/* The lock waits for a collector that is about to remove it. */
-	if (fd < 0 || lock_file (fd, LOCK_SH) < 0 || fstat (fd, &st) < 0)
+	/* The lock waits for a collector that is about to remove it: is it there still? */
+	if (fd < 0 || lock_file (fd, LOCK_SH) < 0 || fstat (fd, &ours) < 0 ||
+	    stat (path, &named) < 0)
 		return silo_fail_sys (err, errno, "metadata file %s of image %.80s", path,
 				      image->name);
-	if (st.st_nlink == 0)
-		return silo_fail (err, SILO_NOTFOUND, "metadata file %s of image %.80s is gone",
-				  path, image->name);
+	if (ours.st_ino != named.st_ino || ours.st_dev != named.st_dev)
+		return silo_fail (err, SILO_NOTFOUND,
+				  "metadata file %s of image %.80s was replaced just now", path,
+				  image->name);
 	*ret_fd = silo_steal_fd (&fd);
 	return 0;
 }
@@ -65,12 +67,6 @@ image_pin_current (struct core *core, const struct silo_image *image, int *ret_f
 		return silo_fail (err, r, "image %.80s was removed while this waited", image->name);
 	if (r < 0)
 		return silo_fail (err, r, "%s", gone.msg);
-	/* Code travels between the same versions only, and was checked against the old one. */
-	if (strcmp (now->image.python_version, image->python_version) != 0)
-		return silo_fail (err, SILO_PRECONDITION,
-				  "image %.80s was replaced while this waited: it had Python %s "
-				  "and has %s",
-				  image->name, image->python_version, now->image.python_version);
 	r = image_pin (core, &now->image, ret_fd, &gone);
 	if (r < 0)
 		return silo_fail (err, r, "%s: `silo fsck` finds out what is missing", gone.msg);

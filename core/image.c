@@ -322,7 +322,18 @@ is_known (struct index *index, struct image_copy **ret)
 	return true;
 }
 
-/* Give the finished file behind `fd`, called `temp`, its name. */
+/* Is the metadata file of this name there and sound? */
+static bool
+is_published (const struct image_folder *folder, const char *name, const struct silo_digest *digest)
+{
+	struct silo_digest there;
+	_cleanup_close_ int fd = openat (folder->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	return fd >= 0 && files_digest (fd, &there, NULL) == 0 &&
+	       silo_digest_equal (&there, digest);
+}
+
+/* Give the finished file behind `fd`, called `temp`, its name.  One that is there and sound
+ * stays: whoever has it mounted has pinned that very file. */
 static int
 publish (const struct image_folder *folder, int fd, const char *temp,
 	 const struct silo_digest *digest, struct silo_error *err)
@@ -330,6 +341,10 @@ publish (const struct image_folder *folder, int fd, const char *temp,
 	char hex[SILO_DIGEST_HEX + 1], name[SILO_DIGEST_HEX + 8];
 	silo_digest_hex (digest, hex);
 	snprintf (name, sizeof (name), "%s.erofs", hex);
+	if (is_published (folder, name, digest)) {
+		unlinkat (folder->fd, temp, 0);
+		return 0;
+	}
 	if (fchmod (fd, 0444) < 0 || fsync (fd) < 0 ||
 	    renameat (folder->fd, temp, folder->fd, name) < 0 || fsync (folder->fd) < 0)
 		return silo_fail_sys (err, errno, "metadata file %s", name);

@@ -6,6 +6,7 @@
  * Loop thread, but for the *_work functions.
  */
 #include "engine.h"
+#include "store.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -75,6 +76,26 @@ worker_connected (struct worker *worker)
 
 /* -- start ---------------------------------------------------------------------- */
 
+static const struct silo_image *
+worker_image (const struct worker *worker)
+{
+	return worker->image ? &worker->image->image : &worker->function->image->image;
+}
+
+/* The image may have been replaced, and what it was be collected, since its record was read:
+ * then it is the new one.  But code travels between the same versions only. */
+static int
+start_pin (struct worker *worker, struct silo_error *err)
+{
+	const struct silo_image *old = &worker->function->image->image;
+	int r = image_pin_current (worker->engine->core, old, &worker->pin, &worker->image, err);
+	if (r < 0 || strcmp (worker_image (worker)->python_version, old->python_version) == 0)
+		return r;
+	return silo_fail (err, SILO_PRECONDITION,
+			  "image %s was replaced while this waited: it had Python %s and has %s",
+			  old->name, old->python_version, worker_image (worker)->python_version);
+}
+
 static int
 start_mount (struct worker *worker, char *root, size_t size, struct silo_error *err)
 {
@@ -87,8 +108,9 @@ start_mount (struct worker *worker, char *root, size_t size, struct silo_error *
 	if (r == 0)
 		r = files_mkdir (scratch, err);
 	if (r == 0)
-		r = image_meta_path (core, &worker->function->image->image, meta, sizeof (meta),
-				     err);
+		r = start_pin (worker, err);
+	if (r == 0)
+		r = image_meta_path (core, worker_image (worker), meta, sizeof (meta), err);
 	if (r < 0)
 		return r;
 	struct silo_rootfs_spec spec = {
@@ -106,7 +128,7 @@ static int
 start_container (struct worker *worker, const char *root, struct silo_error *err)
 {
 	struct core *core = worker->engine->core;
-	const struct silo_image *image = &worker->function->image->image;
+	const struct silo_image *image = worker_image (worker);
 	char token[sizeof (worker->token) + 16], mark[sizeof (worker->mark) + 16];
 	char bridge[4096];
 	struct run_as as;
@@ -262,6 +284,7 @@ worker_new (struct engine *engine, struct function *function, struct silo_error 
 	function->starting++;
 	worker->process = (struct silo_process){ 0, -1, -1, -1 };
 	worker->exit_io.fd = -1;
+	worker->pin = -1;
 	worker->boot_log.max = BOOT_LOG;
 	for (int i = 0; i < 2; i++)
 		worker->streams[i] =
@@ -491,6 +514,7 @@ remove_work (void *arg)
 		silo_process_wait (&worker->process, &worker->status, NULL);
 	if (worker->mount && instance_call (core->rootfs, rootfs, unmount, worker->mount, &err) < 0)
 		silo_log (&core->host, SILO_WARN, "unmounting worker %s: %s", worker->id, err.msg);
+	util_close (&worker->pin);
 	if (worker->folder[0] && files_remove (worker->folder, &err) < 0)
 		silo_log (&core->host, SILO_WARN, "worker %s: %s", worker->id, err.msg);
 }
@@ -507,6 +531,7 @@ remove_done (void *arg)
 	engine->n_workers--;
 	function_unref (engine, worker->function);
 	silo_buf_free (&worker->boot_log);
+	free (worker->image);
 	free (worker);
 	engine_dispatch (engine);
 	engine_check_quiet (engine);

@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store of images as a whole: what is removed, what stays because it is in use.
+
+Real daemons, workers and mounts; objects are counted on the disk.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import threading
+
+import pytest
+from instances import Instance, wait_for
+
+PIN = "pin:1"
+
+
+def silo_path(one, *names):
+    return os.path.join(one.state, *names)
+
+
+def objects(one):
+    """Paths of all objects, by digest."""
+    top = pathlib.Path(silo_path(one, "objects"))
+    return {p.parent.name + p.name: p for p in top.glob("[0-9a-f][0-9a-f]/*")}
+
+
+def metas(one):
+    return {p.stem for p in pathlib.Path(silo_path(one, "images")).glob("*.erofs")}
+
+
+def make_tree(folder, files):
+    for name, data in files.items():
+        path = pathlib.Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(data)
+    for path in [*pathlib.Path(folder).rglob("*"), pathlib.Path(folder)]:
+        os.utime(path, (1, 1))
+    return f"dir:{folder}"
+
+
+def index(one, tree, name, files, fresh=True):
+    """An image of a small tree; its record."""
+    folder = os.path.join(one.folder, tree)
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    return json.loads(
+        one.ok("index", make_tree(folder, files), "--name", name, "--json")
+    )
+
+
+@pytest.fixture
+def store(silo_bin):
+    """An Instance without images."""
+    one = Instance(silo_bin)
+    yield one
+    one.close()
+
+
+SLIM = ["bin", "lib", "lib64", "usr/bin/python3*", "usr/lib/python3.11", "usr/lib64"]
+SLIM += ["usr/lib/*-linux-gnu*/*.so*"]
+
+
+@pytest.fixture(scope="module")
+def trees(tree, tmp_path_factory):
+    """What Python needs, in two variants made of hard links: {1: folder, 2: folder}."""
+    made = {}
+    for number in (1, 2):
+        made[number] = folder = tmp_path_factory.mktemp("variant") / "tree"
+        for name in ("proc", "sys", "dev", "tmp", f"only/{number}"):
+            os.makedirs(folder / name)
+        paths = [
+            str(p.relative_to(tree)) for g in SLIM for p in pathlib.Path(tree).glob(g)
+        ]
+        subprocess.run(["cp", "-al", "--parents", *paths, folder], cwd=tree, check=True)
+        (folder / "variant").write_text(f"variant {number}\n")
+        (folder / "only" / str(number) / "file").write_text(f"only in {number}\n")
+    return made
+
+
+@pytest.fixture(scope="module")
+def pythons(silo_bin, trees):
+    """An Instance with both variants as images, PIN being the first; not to be changed."""
+    one = Instance(silo_bin)
+    one.ok("index", f"dir:{trees[1]}", "--name", PIN, timeout=300)
+    one.ok("index", f"dir:{trees[2]}", "--name", "two:1", timeout=300)
+    yield one
+    one.close()
+
+
+# -- what goes ------------------------------------------------------------------------
+
+
+def test_nothing_to_collect(store):
+    assert store.ok("gc") == "nothing to free\n"
+    report = store.json("gc", "--dry-run")
+    assert report.pop("dry_run") is True and set(report.values()) == {0}
+
+
+def test_images_that_were_replaced(store):
+    """Only what nobody needs any more goes, and dry runs change nothing."""
+    index(store, "a", "a:1", {"x": "1", "y": "shared"})
+    index(store, "b", "b:1", {"x": "2", "y": "shared"})
+    old = store.json("images")
+    index(store, "a", "a:1", {"x": "3", "y": "shared"})
+    assert len(objects(store)) == 4 and len(metas(store)) == 3
+    would = store.json("gc", "--dry-run")
+    assert len(objects(store)) == 4 and len(metas(store)) == 3
+    done = store.json("gc")
+    assert would.pop("dry_run") and not done.pop("dry_run")
+    assert would == done
+    assert (done["objects"], done["object_bytes"], done["metadata_files"]) == (1, 1, 1)
+    assert len(objects(store)) == 3
+    assert metas(store) == {i["meta"] for i in store.json("images")}
+    assert old[0]["meta"] not in metas(store)
+    assert store.json("gc")["bytes"] == 0
+
+
+def test_leftovers(store):
+    """What killed imports leave, of every kind."""
+    index(store, "a", "a:1", {"x": "1"})
+    before = objects(store)
+    stray = store.state + "/objects/ab/" + "cd" * 31
+    os.makedirs(os.path.dirname(stray), exist_ok=True)
+    os.makedirs(store.state + "/tmp/dead/inside", exist_ok=True)
+    os.makedirs(store.state + "/layers", exist_ok=True)
+    for path in (
+        stray,
+        store.state + "/images/new-0123",
+        store.state + "/layers/" + "12" * 32,
+        store.state + "/tmp/dead/inside/file",
+    ):
+        pathlib.Path(path).write_text("left")
+    report = store.json("gc")
+    assert (report["objects"], report["layer_records"], report["leftovers"]) == (
+        1,
+        1,
+        2,
+    )
+    assert objects(store) == before
+    assert os.listdir(store.state + "/tmp") == os.listdir(store.state + "/layers") == []
+    assert sorted(os.listdir(store.state + "/images"))[1:] == ["lock"]
+
+
+def test_import_under_way(store):
+    """gc waits for it, with its objects not named by any record yet."""
+    index(store, "a", "a:1", {"x": "1"})
+    image = store.json("images")[0]
+    fifo = os.path.join(store.folder, "fifo")
+    os.mkfifo(fifo)
+    holder = subprocess.Popen(
+        ["flock", "-s", silo_path(store, "images", "lock"), "cat", fifo],
+        stdout=subprocess.DEVNULL,
+    )
+    with open(fifo, "w"):  # opened by cat: the lock is held
+        store.ok("images")
+        running = subprocess.Popen(
+            [store.silo_bin, "gc"], env=store.env, stdout=subprocess.PIPE, text=True
+        )
+        wait_for(
+            lambda: (
+                "flock" in pathlib.Path(f"/proc/{running.pid}/wchan").read_text()
+                or " FLOCK  ADVISORY  WRITE" in blocked(running.pid)
+            ),
+            20,
+            "gc to wait",
+        )
+        assert running.poll() is None
+        assert metas(store) == {image["meta"]}
+    assert holder.wait(20) == 0
+    assert (
+        running.communicate(timeout=60)[0] == "nothing to free\n"
+        and running.returncode == 0
+    )
+
+
+def blocked(pid):
+    """Lines of /proc/locks about locks that a process waits for."""
+    lines = pathlib.Path("/proc/locks").read_text().splitlines()
+    return "\n".join(x for x in lines if "->" in x and f" {pid} " in x)
+
+
+def test_remove_reports(store):
+    index(store, "a", "a:1", {"x": "1", "y": "shared"})
+    index(store, "b", "b:1", {"x": "22", "y": "shared"})
+    done = store.run("rm", "a:1", "missing", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 1 and "image missing is not known here" in done.stderr
+    assert report["removed"] == ["a:1"] and report["objects"] == 1
+    assert store.ok("rm", "b:1").startswith("freed 4.")
+    assert objects(store) == {} and metas(store) == set()
+    assert store.run("rm").returncode == 2
+
+
+def test_damaged_metadata_keeps_objects(store):
+    """Without it nobody knows what the image needs: in doubt objects stay."""
+    index(store, "a", "a:1", {"x": "1"})
+    image = store.json("images")[0]
+    index(store, "a", "b:1", {"x": "2"})
+    path = silo_path(store, "images", image["meta"] + ".erofs")
+    os.truncate(path, 1024)
+    done = store.run("rm", "b:1")
+    assert done.returncode == 1
+    assert "removed, but not" in done.stderr and "fsck" in done.stderr
+    assert image["meta"] in done.stderr and len(objects(store)) == 2
+    store.ok("rm", "a:1")
+    assert objects(store) == {} and metas(store) == set()
+
+
+# -- what is in use -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def busy(silo_bin, pythons):
+    """A daemon with both variants."""
+    one = Instance(silo_bin, pythons, scaledown_window="60s", max_workers=2)
+    yield one.start()
+    one.close()
+
+
+def variant(wait=False):
+    """What the image says of itself; the second file is first opened after the wait."""
+    import glob
+
+    seen = [open("/variant").read()]
+    if wait:
+        open("/.silo/bridge/go").read()
+    return seen + [open(path).read() for path in sorted(glob.glob("/only/*/file"))]
+
+
+ONE, TWO = ([f"variant {n}\n", f"only in {n}\n"] for n in (1, 2))
+
+
+class Waiting:
+    """A call of `variant` that is in its container and waits."""
+
+    def __init__(self, one, image=PIN):
+        sock = next(pathlib.Path(one.state, "run").glob("**/bridge.sock"))
+        self.fifo = sock.parent / "go"
+        if not self.fifo.exists():
+            os.mkfifo(self.fifo)
+        self.result = None
+        self.thread = threading.Thread(
+            target=self.call, args=(one.function(variant, image),)
+        )
+        self.thread.start()
+        self.fd = wait_for(self.open, 60, "the call to wait" + one.tail())
+
+    def call(self, function):
+        try:
+            self.result = function.remote(True)
+        except Exception as e:
+            self.result = e
+
+    def open(self):
+        try:
+            return os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK) + 1
+        except OSError:
+            return 0
+
+    def end(self):
+        """Let it go on; what it returned."""
+        os.close(self.fd - 1)
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        return self.result
+
+
+def test_remove_while_a_worker_runs(busy):
+    busy.ok("rm", "two:1")
+    call = Waiting(busy)
+    assert "1 removed image is still in use" in busy.ok("rm", PIN)
+    assert busy.json("images") == []
+    report = busy.json("gc")
+    assert report["in_use"] == 1 and report["bytes"] == 0
+    assert call.end() == ONE
+    # The worker is warm still, and the image in use.
+    assert busy.json("gc")["in_use"] == 1
+    with pytest.raises(Exception, match="not known here"):
+        busy.function(variant, PIN).remote()
+    busy.stop()
+    report = busy.json("gc")
+    assert report["in_use"] == 0 and report["metadata_files"] == 1
+    assert objects(busy) == {} and metas(busy) == set()
+
+
+def test_replaced_while_a_worker_runs(busy, trees):
+    """A moved tag: the old worker keeps its tree, new calls get the new one."""
+    busy.ok("rm", "two:1")
+    call = Waiting(busy)
+    busy.ok("index", f"dir:{trees[2]}", "--name", PIN, timeout=300)
+    assert busy.json("gc")["in_use"] == 1
+    assert busy.function(variant, PIN).remote() == TWO
+    assert call.end() == ONE
+    assert busy.function(variant, PIN).remote() == TWO
+    busy.stop()
+    report = busy.json("gc")
+    assert (report["metadata_files"], report["in_use"]) == (1, 0)
+    assert report["objects"] == 2  # all others are shared
+    busy.start()
+    assert busy.function(variant, PIN).remote() == TWO
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_replaced_while_a_call_is_queued(silo_bin, pythons, trees, change):
+    """It was accepted with an image that is collected before it gets a worker."""
+    one = Instance(silo_bin, pythons, max_workers=1)
+    try:
+        one.start()
+        first = Waiting(one)
+        results = []
+
+        def call():
+            try:
+                results.append(one.function(variant, "two:1").remote())
+            except Exception as e:
+                results.append(str(e))
+
+        second = threading.Thread(target=call)
+        second.start()
+        wait_for(
+            lambda: one.json("status")["tasks"]["live"] == 2,
+            20,
+            "the call to be queued",
+        )
+        if change == "replaced":
+            one.ok("index", f"dir:{trees[1]}", "--name", "two:1", timeout=300)
+            one.ok("gc")
+        else:
+            one.ok("rm", "two:1")
+        assert len(metas(one)) == 1
+        assert first.end() == ONE
+        second.join(60)
+        assert not second.is_alive()
+        if change == "replaced":
+            assert results == [ONE]
+        else:
+            assert "image two:1 was removed while this waited" in results[0]
+    finally:
+        one.close()
+
+
+def test_killed_daemon(busy):
+    """Its pins end with it, and with the containers that outlived it."""
+    call = Waiting(busy)
+    busy.ok("rm", PIN, "two:1")
+    busy.kill()
+    busy.start()  # removes what the one before has left
+    assert isinstance(call.end(), Exception)
+    wait_for(lambda: busy.json("gc")["in_use"] == 0, 20, "the pins to go")
+    assert objects(busy) == {} and metas(busy) == set()
+
+
+@pytest.mark.parametrize("rootfs", ["erofs", "fuse"])
+def test_mounted(store, rootfs):
+    image = index(store, "a", "a:1", {"x": "1", "y": "2"})
+    place = os.path.join(store.folder, "mnt")
+    os.mkdir(place)
+    store.ok("mount", "a:1", place, "--rootfs", rootfs)
+    try:
+        assert "still in use" in store.ok("rm", "a:1")
+        assert pathlib.Path(place, "x").read_text() == "1"
+        # Again under another name: the file that is mounted is the one that stays.
+        index(store, "a", "a:2", {}, fresh=False)
+        store.ok("rm", "a:2")
+        assert store.json("gc")["in_use"] == 1
+        assert metas(store) == {image["meta"]} and len(objects(store)) == 2
+        # Taken from its folder, but somebody is in it still.
+        with open(os.path.join(place, "x")) as file:
+            store.ok("umount", place)
+            if rootfs == "erofs":
+                assert store.json("gc")["in_use"] == 1
+                assert file.read() == "1"
+    finally:
+        subprocess.run(["umount", "-l", place], stderr=subprocess.DEVNULL, check=False)
+    wait_for(lambda: store.json("gc")["in_use"] == 0, 20, "the mount to end")
+    assert objects(store) == {} and metas(store) == set()
+
+
+def test_mounted_elsewhere(store):
+    """In a mount namespace that cannot be seen from here, whose maker is gone."""
+    index(store, "a", "a:1", {"x": "1"})
+    place = os.path.join(store.folder, "mnt")
+    os.mkdir(place)
+    script = '"$1" mount a:1 "$2" --rootfs erofs && echo mounted && exec cat - "$2/x"'
+    with subprocess.Popen(
+        [
+            "unshare",
+            "-m",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+            "-",
+            store.silo_bin,
+            place,
+        ],
+        env=store.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as inside:
+        assert "mounted" in inside.stdout.readline() + inside.stdout.readline()
+        store.ok("rm", "a:1")
+        assert store.json("gc")["in_use"] == 1
+        inside.stdin.close()
+        assert inside.stdout.read().endswith("1")
+    wait_for(lambda: store.json("gc")["in_use"] == 0, 20, "the mount namespace to end")
+    assert objects(store) == {}
+
+
+@pytest.mark.parametrize("rootfs", ["erofs", "fuse"])
+def test_killed_while_mounted(store, rootfs):
+    """Whoever serves the mount is killed: a dead FUSE mount needs nothing, EROFS goes on."""
+    index(store, "a", "a:1", {"x": "1"})
+    place = os.path.join(store.folder, "mnt")
+    os.mkdir(place)
+    store.ok("mount", "a:1", place, "--rootfs", rootfs)
+    try:
+        for pid in store.live():
+            os.kill(pid, signal.SIGKILL)
+        store.ok("rm", "a:1")
+        if rootfs == "erofs":
+            assert store.json("gc")["in_use"] == 1
+            assert pathlib.Path(place, "x").read_text() == "1"
+        else:
+            wait_for(lambda: store.json("gc")["in_use"] == 0, 20, "the server to end")
+            assert objects(store) == {}
+    finally:
+        store.ok("umount", place)
+    assert store.json("gc")["in_use"] == 0 and objects(store) == {}
