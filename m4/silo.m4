@@ -82,7 +82,7 @@ int LLVMFuzzerTestOneInput (const unsigned char *p, unsigned long n) { return n 
 AM_CONDITIONAL([WITH_FUZZING], [test "x$enable_fuzzing" = xyes])
 ])
 
-# SILO_PLUGIN(kind, name, [pkg-config modules], [packages], [extra test])
+# SILO_PLUGIN(kind, name, [pkg-config modules], [packages], [extra test], [what it tests])
 # --with-KIND-NAME, built by default when everything that it needs is there.
 # Sets KIND_NAME_CFLAGS and KIND_NAME_LIBS and the conditional WITH_KIND_NAME.
 AC_DEFUN([SILO_PLUGIN], [
@@ -105,7 +105,7 @@ AS_IF([test "x$with_$1_$2" = xno], [
 	m4_ifnblank([$5], [
 	AS_IF([$5], [], [
 		silo_state=no
-		silo_why="missing: a program for $3"
+		silo_why="missing: m4_default([$6], [a program for $3])"
 	])])
 	AS_IF([test "x$silo_state" = xno && test "x$with_$1_$2" != xauto],
 	      [AC_MSG_ERROR([--with-$1-$2 needs $3; on Debian: apt-get install $4])])
@@ -116,6 +116,29 @@ m4_append([SILO_SUMMARY_ROWS], [silo_row "$1/$2" "$silo_row_$1_$2"
 ])
 AS_IF([test -n "$silo_why"], [silo_row_$1_$2="no   $silo_why"], [silo_row_$1_$2=yes])
 m4_popdef([silo_up])dnl
+])
+
+# SILO_GZIP: what image plugins undo gzip with, ISA-L or zlib.  Sets GZIP_CFLAGS,
+# GZIP_LIBS and silo_gzip, which is "no" when there is neither.
+AC_DEFUN([SILO_GZIP], [
+AC_ARG_WITH([isal],
+	    [AS_HELP_STRING([--with-isal], [undo gzip with ISA-L, twice as fast as zlib @<:@when found@:>@])],
+	    [], [with_isal=auto])
+silo_gzip=no
+AS_IF([test "x$with_isal" != xno],
+      [PKG_CHECK_MODULES([ISAL], [libisal >= 2.20],
+			 [silo_gzip="ISA-L"
+			  GZIP_CFLAGS="$ISAL_CFLAGS -DHAVE_ISAL=1"
+			  GZIP_LIBS=$ISAL_LIBS], [:])])
+AS_IF([test "x$silo_gzip" = xno && test "x$with_isal" = xyes],
+      [AC_MSG_ERROR([--with-isal needs libisal; on Debian: apt-get install libisal-dev])])
+AS_IF([test "x$silo_gzip" = xno],
+      [PKG_CHECK_MODULES([ZLIB], [zlib >= 1.2.11],
+			 [silo_gzip="zlib   (apt-get install libisal-dev for twice the speed)"
+			  GZIP_CFLAGS=$ZLIB_CFLAGS
+			  GZIP_LIBS=$ZLIB_LIBS], [:])])
+AC_SUBST([GZIP_CFLAGS])
+AC_SUBST([GZIP_LIBS])
 ])
 
 # SILO_CLOUDPICKLE: the folder of the Python package that is copied beside the
@@ -156,6 +179,7 @@ silo_row "prefix" "$prefix"
 silo_row "cloudpickle" "$CLOUDPICKLE_DIR"
 silo_row "warnings as errors" "$enable_werror"
 silo_row "sanitizers" "$enable_sanitizers"
+silo_row "gzip by" "$silo_gzip"
 silo_row "fault points" "$enable_faults"
 silo_row "libFuzzer" "$enable_fuzzing"
 echo

@@ -9,7 +9,7 @@ fuzz_tests = %D%/meta
 if WITH_IMAGE_TAR
 fuzz_tests += %D%/tar
 %C%_tar_SOURCES = %D%/tar.c $(fuzz_sources)
-%C%_tar_CPPFLAGS = $(test_cppflags) $(tar_cppflags) $(IMAGE_OCI_CFLAGS)
+%C%_tar_CPPFLAGS = $(test_cppflags) $(tar_cppflags)
 %C%_tar_LDFLAGS = $(fuzz_ldflags)
 %C%_tar_LDADD = libimage-tar.la $(LDADD)
 endif

@@ -12,8 +12,6 @@
 #include "tar.h"
 #include "tree.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <sys/mman.h>
 
 #define MAX       ((size_t) 64 << 10)
@@ -168,77 +166,8 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
 	return 0;
 }
 
-/* -- seeds ------------------------------------------------------------------------------ */
-
-static void
-add (struct archive *archive, const char *path, mode_t type, const char *data)
-{
-	struct archive_entry *entry = archive_entry_new ();
-	if (!entry)
-		abort ();
-	archive_entry_set_pathname (entry, path);
-	archive_entry_set_filetype (entry, type);
-	archive_entry_set_perm (entry, 0644);
-	archive_entry_set_mtime (entry, 1000000000, 123456789);
-	archive_entry_set_uid (entry, 4000000000);
-	if (type == AE_IFLNK)
-		archive_entry_set_symlink (entry, data);
-	else if (type == 0)
-		archive_entry_set_hardlink (entry, data);
-	else if (type == AE_IFCHR)
-		archive_entry_set_rdev (entry, 0x103);
-	else if (type == AE_IFREG)
-		archive_entry_set_size (entry, (int64_t) strlen (data));
-	if (type == AE_IFREG && *data)
-		archive_entry_xattr_add_entry (entry, "user.a", "value", 5);
-	if (archive_write_header (archive, entry) < ARCHIVE_WARN)
-		abort ();
-	if (type == AE_IFREG)
-		archive_write_data (archive, data, strlen (data));
-	archive_entry_free (entry);
-}
-
-static void
-seed (fuzz_seed_fn *fn, void *arg, const char *name, int format, int filter)
-{
-	static char data[MAX];
-	char long_path[300];
-	size_t used = 0;
-	struct archive *archive = archive_write_new ();
-	if (!archive || archive_write_set_format (archive, format) < ARCHIVE_WARN ||
-	    archive_write_add_filter (archive, filter) < ARCHIVE_WARN ||
-	    archive_write_set_bytes_per_block (archive, 0) < ARCHIVE_WARN ||
-	    archive_write_open_memory (archive, data, sizeof (data), &used) < ARCHIVE_WARN)
-		abort ();
-	memset (long_path, 'l', sizeof (long_path) - 1);
-	long_path[sizeof (long_path) - 1] = '\0';
-	long_path[150] = '/';
-	add (archive, "./", AE_IFDIR, "");
-	add (archive, "d/file", AE_IFREG, "some bytes");
-	add (archive, "d/empty", AE_IFREG, "");
-	add (archive, "link", AE_IFLNK, "d/file");
-	add (archive, "again", 0, "d/file");
-	add (archive, "null", AE_IFCHR, "");
-	add (archive, long_path, AE_IFREG, "x");
-	add (archive, "d/.wh.gone", AE_IFREG, "");
-	add (archive, "d/.wh..wh..opq", AE_IFREG, "");
-	archive_write_close (archive);
-	archive_write_free (archive);
-	fn (arg, name, data, used);
-}
-
-static void
-seeds (fuzz_seed_fn *fn, void *arg)
-{
-	seed (fn, arg, "pax", ARCHIVE_FORMAT_TAR_PAX_INTERCHANGE, ARCHIVE_FILTER_NONE);
-	seed (fn, arg, "gnu", ARCHIVE_FORMAT_TAR_GNUTAR, ARCHIVE_FILTER_NONE);
-	seed (fn, arg, "gzip", ARCHIVE_FORMAT_TAR_GNUTAR, ARCHIVE_FILTER_GZIP);
-	seed (fn, arg, "zstd", ARCHIVE_FORMAT_TAR_PAX_INTERCHANGE, ARCHIVE_FILTER_ZSTD);
-}
-
 const struct fuzz_target fuzz_target = {
 	.name = "tar",
 	.max = MAX,
 	.mutations = 3000,
-	.seeds = seeds,
 };

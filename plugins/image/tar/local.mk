@@ -5,7 +5,17 @@ if WITH_IMAGE_TAR
 noinst_LTLIBRARIES += libimage-tar.la
 libimage_tar_la_SOURCES = \
 	%D%/tar.h \
+	%D%/stream.h \
+	%D%/inflate.c \
+	%D%/unzip.c \
+	%D%/stream.c \
+	%D%/reader.h \
+	%D%/number.c \
+	%D%/header.c \
+	%D%/pax.c \
+	%D%/sparse.c \
 	%D%/tar.c
-libimage_tar_la_CPPFLAGS = $(AM_CPPFLAGS) $(IMAGE_OCI_CFLAGS)
-libimage_tar_la_LIBADD = $(IMAGE_OCI_LIBS)
+libimage_tar_la_CPPFLAGS = $(AM_CPPFLAGS) $(IMAGE_OCI_CFLAGS) $(GZIP_CFLAGS)
+libimage_tar_la_LIBADD = $(IMAGE_OCI_LIBS) $(GZIP_LIBS)
 endif
+EXTRA_DIST += %D%/README.md

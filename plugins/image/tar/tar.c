@@ -1,293 +1,496 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tar.c - from a layer's tar to entries of the import.  Runs on the thread that
- * called tar_read.
+ * tar.c - a layer from its first block to its last: collects the headers of
+ * each member, hands the entry and its bytes to the import, and sees to it that
+ * what is not an entry stays within bounds (what is, the core bounds).  Runs on
+ * the thread that called tar_read.
  */
-#include "tar.h"
+#include "reader.h"
 
-#include <archive.h>
-#include <archive_entry.h>
-#include <errno.h>
-#include <locale.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_XATTRS 4096
+#define ZEROS ((size_t) 1 << 20) /* of a hole, handed over at once */
+/* Headers that only belong to other headers, in a row. */
+#define MAX_HEADERS 64
+/* Bytes that are in no file: long headers, padding, what follows the end.  Real layers have
+ * less than 2 KiB per entry, and up to 10 KiB at their end. */
+#define MAX_WASTE       ((uint64_t) 64 << 20)
+#define WASTE_PER_ENTRY ((uint64_t) 8 << 10)
 
-struct reader {
-	const struct tar_source *source;
-	const char *name;
-	struct silo_import *import;
-	struct silo_layer *layer;
-	struct archive *archive;
-	struct silo_error failed; /* of the source */
-	struct silo_xattr *xattrs;
-	size_t cap_xattrs;
-};
+/* -- errors --------------------------------------------------------------------------- */
 
-static bool
-reader_stopped (const struct reader *reader)
+/* What messages call the entry. */
+static void
+reader_show (struct reader *reader, const char *before, const char *path)
 {
-	return silo_import_cancelled (reader->import);
+	snprintf (reader->shown, sizeof (reader->shown), "%s%s", before, path);
+	for (char *at = reader->shown; *at; at++)
+		if ((unsigned char) *at < ' ' || *at == 0x7f)
+			*at = '?';
 }
 
-static la_ssize_t
-archive_wants (struct archive *archive, void *arg, const void **ret)
+int
+reader_refuse (struct reader *reader, struct silo_error *err, const char *fmt, ...)
 {
-	struct reader *reader = arg;
-	size_t len = 0;
-	if (reader->source->next (reader->source->arg, ret, &len, &reader->failed) == 0)
-		return (la_ssize_t) len;
-	archive_set_error (archive, EIO, "read");
-	return -1;
+	char what[160];
+	va_list ap;
+	va_start (ap, fmt);
+	vsnprintf (what, sizeof (what), fmt, ap);
+	va_end (ap);
+	return silo_fail (err, SILO_INVALID, "layer %s: %s: %s", reader->name, reader->shown, what);
 }
 
-static int
-reader_fail (struct reader *reader, struct silo_error *err)
+int
+reader_cut_short (struct reader *reader, struct silo_error *err)
 {
-	if (reader->failed.code)
-		return silo_fail (err, reader->failed.code, "%s", reader->failed.msg);
-	if (reader_stopped (reader))
+	return silo_fail (err, SILO_DATALOSS, "layer %s: %s: the tar is cut short", reader->name,
+			  reader->shown);
+}
+
+int
+reader_waste (struct reader *reader, uint64_t len, struct silo_error *err)
+{
+	reader->waste += len;
+	if (reader->waste <= MAX_WASTE + reader->entries * WASTE_PER_ENTRY)
+		return 0;
+	return silo_fail (err, SILO_EXHAUSTED,
+			  "layer %s: %s: the tar has more than %llu bytes that belong to no file",
+			  reader->name, reader->shown,
+			  (unsigned long long) (MAX_WASTE + reader->entries * WASTE_PER_ENTRY));
+}
+
+/* -- bytes ------------------------------------------------------------------------------ */
+
+int
+reader_fill (struct reader *reader, struct silo_error *err)
+{
+	if (reader->left > 0)
+		return 0;
+	if (silo_import_cancelled (reader->import))
 		return silo_fail (err, SILO_CANCELLED, "stopped");
-	const char *why = archive_error_string (reader->archive);
-	return silo_fail (err, SILO_DATALOSS, "layer %s: damaged archive: %.120s", reader->name,
-			  why ? why : "no details");
+	return stream_next (reader->stream, &reader->at, &reader->left, err);
 }
 
-static int
-zeros (struct reader *reader, int64_t len, struct silo_error *err)
+int
+reader_bytes (struct reader *reader, void *to, size_t len, size_t *ret_len, struct silo_error *err)
 {
-	static const char nothing[65536];
-	while (len > 0) {
-		size_t n = len < (int64_t) sizeof (nothing) ? (size_t) len : sizeof (nothing);
-		int r = silo_layer_data (reader->layer, nothing, n, err);
+	size_t got = 0;
+	while (got < len) {
+		int r = reader_fill (reader, err);
 		if (r < 0)
 			return r;
-		len -= (int64_t) n;
-		if (reader_stopped (reader))
-			return silo_fail (err, SILO_CANCELLED, "stopped");
+		if (reader->left == 0)
+			break;
+		size_t n = len - got < reader->left ? len - got : reader->left;
+		memcpy ((char *) to + got, reader->at, n);
+		got += n;
+		reader->at += n;
+		reader->left -= n;
 	}
+	*ret_len = got;
 	return 0;
 }
 
-/* The file's bytes; what a sparse file leaves out is zeros. */
+/* *ret_len < len: at the end. */
 static int
-give_bytes (struct reader *reader, int64_t size, struct silo_error *err)
+reader_skip (struct reader *reader, int64_t len, int64_t *ret_len, struct silo_error *err)
 {
-	int64_t at = 0;
-	for (;;) {
-		const void *data = NULL;
-		size_t len = 0;
-		la_int64_t offset = 0;
-		int got = archive_read_data_block (reader->archive, &data, &len, &offset);
-		if (got == ARCHIVE_EOF)
-			break;
-		if (got < ARCHIVE_WARN)
-			return reader_fail (reader, err);
-		if (offset < at || offset > size || (int64_t) len > size - offset)
-			return silo_fail (err, SILO_DATALOSS, "layer %s: a file's parts overlap",
-					  reader->name);
-		int r = zeros (reader, offset - at, err);
-		if (r == 0 && len > 0)
-			r = silo_layer_data (reader->layer, data, len, err);
+	int64_t got = 0;
+	while (got < len) {
+		int r = reader_fill (reader, err);
 		if (r < 0)
 			return r;
-		at = offset + (int64_t) len;
+		if (reader->left == 0)
+			break;
+		size_t n =
+		    (uint64_t) (len - got) < reader->left ? (size_t) (len - got) : reader->left;
+		r = reader_waste (reader, n, err);
+		if (r < 0)
+			return r;
+		got += (int64_t) n;
+		reader->at += n;
+		reader->left -= n;
 	}
-	return zeros (reader, size - at, err);
+	*ret_len = got;
+	return 0;
+}
+
+/* What is left of the member.  Padding may be missing at the end of the blob. */
+static int
+member_skip (struct reader *reader, struct member *member, struct silo_error *err)
+{
+	int64_t got = 0;
+	int r = reader_skip (reader, member->body, &got, err);
+	if (r == 0 && got < member->body)
+		r = reader_cut_short (reader, err);
+	if (r == 0)
+		r = reader_skip (reader, member->pad, &got, err);
+	return r;
+}
+
+/* The body of a header that belongs to another one. */
+static int
+member_special (struct reader *reader, struct member *member, struct silo_buf *to,
+		struct silo_error *err)
+{
+	size_t len = (size_t) member->body, got = 0;
+	if (member->body > MAX_SPECIAL)
+		return reader_refuse (reader, err, "a header of %lld bytes, at most %d are taken",
+				      (long long) member->body, MAX_SPECIAL);
+	to->len = 0;
+	int r = reader_waste (reader, len, err);
+	if (r == 0)
+		r = silo_buf_reserve (to, len + 1, err);
+	if (r == 0)
+		r = reader_bytes (reader, to->data, len, &got, err);
+	if (r == 0 && got < len)
+		r = reader_cut_short (reader, err);
+	if (r < 0)
+		return r;
+	to->data[len] = '\0';
+	to->len = len;
+	member->body = 0;
+	return member_skip (reader, member, err);
+}
+
+/* -- a member's headers -------------------------------------------------------------------- */
+
+/* Sizes in the archive follow from the type and the size that is known so far. */
+static int
+member_measure (struct reader *reader, struct member *member, struct silo_error *err)
+{
+	static const char header_only[] = "123456";
+	if (member->type == '\0' && *member->path && member->path[strlen (member->path) - 1] == '/')
+		member->type = '5'; /* as folders were written before they had a type */
+	if (member->size < 0)
+		return reader_refuse (reader, err, "its size is negative");
+	member->body = member->type && strchr (header_only, member->type) ? 0 : member->size;
+	member->pad = (unsigned) (-(uint64_t) member->body % BLOCK);
+	return 0;
+}
+
+/* The next block that is a header; *ret_end: the archive ends here. */
+static int
+block_next (struct reader *reader, unsigned char *block, bool *ret_end, struct silo_error *err)
+{
+	size_t got = 0;
+	*ret_end = true;
+	int r = reader_bytes (reader, block, BLOCK, &got, err);
+	if (r < 0 || got == 0)
+		return r;
+	if (got < BLOCK)
+		return reader_cut_short (reader, err);
+	if (!header_is_zero (block)) {
+		*ret_end = false;
+		return 0;
+	}
+	/* Two blocks of zeros are the end; the second may be missing. */
+	r = reader_bytes (reader, block, BLOCK, &got, err);
+	if (r < 0 || got == 0)
+		return r;
+	if (got < BLOCK)
+		return reader_cut_short (reader, err);
+	if (header_is_zero (block))
+		return 0;
+	return reader_refuse (reader, err, "one block of zeros, where two mean the end");
+}
+
+/* All headers are there. */
+static int
+member_merge (struct reader *reader, const unsigned char *block, struct member *member,
+	      struct silo_error *err)
+{
+	pax_reset (&reader->pax);
+	reader->n_parts = 0;
+	reader_show (reader, "", member->path);
+	int r = pax_apply (reader, member, err);
+	if (r < 0)
+		return r;
+	if (reader->path.len > 0 && *reader->path.data)
+		member->path = (const char *) reader->path.data;
+	if (reader->target.len > 0 && *reader->target.data)
+		member->target = (const char *) reader->target.data;
+	reader_show (reader, "", member->path);
+	r = member_measure (reader, member, err);
+	if (r == 0)
+		r = sparse_find (reader, block, member, err);
+	if (r == 0)
+		reader_show (reader, "", member->path);
+	return r;
 }
 
 static int
-take_xattrs (struct reader *reader, struct archive_entry *from, struct silo_entry *entry,
+header_next (struct reader *reader, unsigned char *block, struct member *ret, bool *ret_end,
 	     struct silo_error *err)
 {
-	int n = archive_entry_xattr_reset (from);
-	if (n <= 0)
-		return 0;
-	if (n > MAX_XATTRS)
-		return silo_fail (err, SILO_INVALID, "layer %s: %.100s has %d extended attributes",
-				  reader->name, entry->path, n);
-	if ((size_t) n > reader->cap_xattrs) {
-		struct silo_xattr *more =
-		    reallocarray (reader->xattrs, (size_t) n, sizeof (*reader->xattrs));
-		if (!more)
-			return silo_fail_nomem (err);
-		reader->xattrs = more;
-		reader->cap_xattrs = (size_t) n;
-	}
-	size_t used = 0;
-	for (int i = 0; i < n; i++) {
-		const char *name = NULL;
-		const void *value = NULL;
-		size_t len = 0;
-		if (archive_entry_xattr_next (from, &name, &value, &len) != ARCHIVE_OK || !name)
+	const char *why = NULL;
+	int r = block_next (reader, block, ret_end, err);
+	if (r < 0 || *ret_end)
+		return r;
+	if (!header_parse (block, ret, &why))
+		return reader->entries ? reader_refuse (reader, err, "%s", why)
+				       : silo_fail (err, SILO_INVALID, "layer %s: this is no tar",
+						    reader->name);
+	return member_measure (reader, ret, err);
+}
+
+/* Everything up to the bytes of the next entry. */
+static int
+member_next (struct reader *reader, struct member *ret, bool *ret_end, struct silo_error *err)
+{
+	unsigned char block[BLOCK];
+	char before[sizeof (reader->shown)];
+	bool pending = false;
+	snprintf (before, sizeof (before), "%.100s", reader->shown);
+	reader_show (reader, reader->entries ? "after " : "", before);
+	reader->special.len = reader->path.len = reader->target.len = 0;
+	for (int i = 0; i < MAX_HEADERS; i++) {
+		int r = header_next (reader, block, ret, ret_end, err);
+		if (r == 0 && *ret_end && pending)
+			r = reader_cut_short (reader, err);
+		if (r < 0 || *ret_end)
+			return r;
+		pending = true;
+		switch (ret->type) {
+		case 'x':
+			r = member_special (reader, ret, &reader->special, err);
 			break;
-		/* Archives of bsdtar have each twice, in two encodings. */
-		bool twice = false;
-		for (size_t k = 0; k < used && !twice; k++)
-			twice = strcmp (reader->xattrs[k].name, name) == 0;
-		if (!twice)
-			reader->xattrs[used++] = (struct silo_xattr){ name, { value, len } };
+		case 'L':
+			r = member_special (reader, ret, &reader->path, err);
+			break;
+		case 'K':
+			r = member_special (reader, ret, &reader->target, err);
+			break;
+		case 'g':
+			r = member_skip (reader, ret, err);
+			break;
+		default:
+			return member_merge (reader, block, ret, err);
+		}
+		if (r < 0)
+			return r;
 	}
-	entry->xattrs = reader->xattrs;
-	entry->n_xattrs = used;
+	return reader_refuse (reader, err, "more than %d headers for one entry", MAX_HEADERS);
+}
+
+/* -- entries ---------------------------------------------------------------------------------- */
+
+static int
+give_zeros (struct reader *reader, int64_t len, struct silo_error *err)
+{
+	if (len > 0 && !reader->zeros && !(reader->zeros = calloc (1, ZEROS)))
+		return silo_fail_nomem (err);
+	int r = 0;
+	while (r == 0 && len > 0) {
+		size_t n = (uint64_t) len < ZEROS ? (size_t) len : ZEROS;
+		r = silo_layer_data (reader->layer, reader->zeros, n, err);
+		len -= (int64_t) n;
+		if (r == 0 && silo_import_cancelled (reader->import))
+			r = silo_fail (err, SILO_CANCELLED, "stopped");
+	}
+	return r;
+}
+
+static int
+give_bytes (struct reader *reader, struct member *member, int64_t len, struct silo_error *err)
+{
+	while (len > 0) {
+		int r = reader_fill (reader, err);
+		if (r < 0)
+			return r;
+		if (reader->left == 0)
+			return reader_cut_short (reader, err);
+		size_t n = (uint64_t) len < reader->left ? (size_t) len : reader->left;
+		r = silo_layer_data (reader->layer, reader->at, n, err);
+		if (r < 0)
+			return r;
+		reader->at += n;
+		reader->left -= n;
+		member->body -= (int64_t) n;
+		len -= (int64_t) n;
+	}
 	return 0;
+}
+
+static int
+give_file (struct reader *reader, struct member *member, struct silo_error *err)
+{
+	if (!member->sparse)
+		return give_bytes (reader, member, member->body, err);
+	int64_t at = 0;
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < reader->n_parts; i++) {
+		const struct part *part = &reader->parts[i];
+		r = give_zeros (reader, part->offset - at, err);
+		if (r == 0)
+			r = give_bytes (reader, member, part->len, err);
+		at = part->offset + part->len;
+	}
+	return r < 0 ? r : give_zeros (reader, member->size - at, err);
+}
+
+/* ".wh.NAME" and ".wh..wh..opq" say what to hide of the layers below.  1: it was one. */
+static int
+give_whiteout (struct reader *reader, const char *path, struct silo_error *err)
+{
+	static const char mark[] = ".wh.", own[] = ".wh..wh.", opaque[] = ".wh..wh..opq";
+	size_t len = strlen (path);
+	while (len > 0 && path[len - 1] == '/')
+		len--;
+	size_t start = len;
+	while (start > 0 && path[start - 1] != '/')
+		start--;
+	if (strncmp (path + start, mark, strlen (mark)) != 0)
+		return 0;
+	char *full = strndup (path, len);
+	if (!full)
+		return silo_fail_nomem (err);
+	struct silo_entry entry = { .type = SILO_ENTRY_WHITEOUT, .path = full };
+	char *name = full + start;
+	int r = 0;
+	if (strcmp (name, opaque) == 0) {
+		entry.type = SILO_ENTRY_OPAQUE;
+		memcpy (name, ".", 2);
+	} else if (strncmp (name, own, strlen (own)) == 0) {
+		r = 1; /* what aufs kept for itself */
+	} else {
+		memmove (name, name + strlen (mark), strlen (name + strlen (mark)) + 1);
+		if (*name == '\0' || strcmp (name, ".") == 0 || strcmp (name, "..") == 0)
+			r = reader_refuse (reader, err, "hides nothing");
+	}
+	if (r == 0)
+		r = silo_layer_entry (reader->layer, &entry, err);
+	free (full);
+	return r < 0 ? r : 1;
 }
 
 /* 0: not a kind of file that images have. */
 static enum silo_entry_type
-entry_type (struct archive_entry *from)
+entry_type (char type)
 {
-	if (archive_entry_hardlink (from))
-		return SILO_ENTRY_HARDLINK;
-	switch (archive_entry_filetype (from)) {
-	case AE_IFREG:
+	switch (type) {
+	case '\0':
+	case '0':
+	case '7': /* to be stored in one piece, where disks had such files */
+	case 'S':
 		return SILO_ENTRY_FILE;
-	case AE_IFDIR:
-		return SILO_ENTRY_DIR;
-	case AE_IFLNK:
+	case '1':
+		return SILO_ENTRY_HARDLINK;
+	case '2':
 		return SILO_ENTRY_SYMLINK;
-	case AE_IFCHR:
+	case '3':
 		return SILO_ENTRY_CHAR;
-	case AE_IFBLK:
+	case '4':
 		return SILO_ENTRY_BLOCK;
-	case AE_IFIFO:
+	case '5':
+		return SILO_ENTRY_DIR;
+	case '6':
 		return SILO_ENTRY_FIFO;
 	default:
 		return 0;
 	}
 }
 
-/* ".wh.name" and ".wh..wh..opq" say what to hide of the layers below.
- * 1: it was one of them. */
 static int
-give_whiteout (struct reader *reader, const char *path, struct silo_error *err)
+entry_numbers (struct reader *reader, const struct member *member, struct silo_entry *entry,
+	       struct silo_error *err)
 {
-	static const char mark[] = ".wh.", own[] = ".wh..wh.", opaque[] = ".wh..wh..opq";
-	const char *slash = strrchr (path, '/');
-	const char *name = slash ? slash + 1 : path;
-	if (strncmp (name, mark, strlen (mark)) != 0)
+	if (member->uid < 0 || member->uid > UINT32_MAX || member->gid < 0 ||
+	    member->gid > UINT32_MAX)
+		return reader_refuse (reader, err, "its owner %lld:%lld is out of range",
+				      (long long) member->uid, (long long) member->gid);
+	entry->uid = (uint32_t) member->uid;
+	entry->gid = (uint32_t) member->gid;
+	if (entry->type != SILO_ENTRY_CHAR && entry->type != SILO_ENTRY_BLOCK)
 		return 0;
-	struct silo_entry entry = { .type = SILO_ENTRY_WHITEOUT };
-	const char *hidden = name + strlen (mark);
-	if (strcmp (name, opaque) == 0) {
-		entry.type = SILO_ENTRY_OPAQUE;
-		hidden = ".";
-	} else if (strncmp (name, own, strlen (own)) == 0) {
-		return 1; /* what aufs kept for itself */
-	}
-	if (*hidden == '\0' || strcmp (hidden, "..") == 0)
-		return silo_fail (err, SILO_INVALID, "layer %s: %.100s hides nothing", reader->name,
-				  path);
-	size_t prefix = (size_t) (name - path), len = strlen (hidden);
-	char *full = malloc (prefix + len + 1);
-	if (!full)
-		return silo_fail_nomem (err);
-	memcpy (full, path, prefix);
-	memcpy (full + prefix, hidden, len + 1);
-	entry.path = full;
-	int r = silo_layer_entry (reader->layer, &entry, err);
-	free (full);
-	return r < 0 ? r : 1;
+	if (member->major < 0 || member->major > UINT32_MAX || member->minor < 0 ||
+	    member->minor > UINT32_MAX)
+		return reader_refuse (reader, err, "its device number %lld:%lld is out of range",
+				      (long long) member->major, (long long) member->minor);
+	entry->rdev_major = (uint32_t) member->major;
+	entry->rdev_minor = (uint32_t) member->minor;
+	return 0;
 }
 
 static int
-give_entry (struct reader *reader, struct archive_entry *from, struct silo_error *err)
+member_give (struct reader *reader, struct member *member, struct silo_error *err)
 {
-	const char *path = archive_entry_pathname (from);
-	if (!path)
-		return silo_fail (err, SILO_INVALID, "layer %s: an entry without a name",
-				  reader->name);
-	int r = give_whiteout (reader, path, err);
+	int r = give_whiteout (reader, member->path, err);
 	if (r != 0)
 		return r < 0 ? r : 0;
-	struct silo_entry entry = { .type = entry_type (from), .path = path };
-	if (!entry.type) {
-		if (archive_entry_filetype (from) == AE_IFSOCK)
-			return 0; /* nobody listens on it */
-		return silo_fail (err, SILO_INVALID, "layer %s: %.100s is of an unknown type",
-				  reader->name, path);
-	}
-	int64_t uid = archive_entry_uid (from), gid = archive_entry_gid (from);
-	dev_t major = archive_entry_rdevmajor (from), minor = archive_entry_rdevminor (from);
-	if (uid < 0 || uid > UINT32_MAX || gid < 0 || gid > UINT32_MAX || major > UINT32_MAX ||
-	    minor > UINT32_MAX)
-		return silo_fail (err, SILO_INVALID,
-				  "layer %s: %.100s: owner or device number is out of range",
-				  reader->name, path);
-	entry.target = entry.type == SILO_ENTRY_HARDLINK ? archive_entry_hardlink (from)
-							 : archive_entry_symlink (from);
-	entry.mode = archive_entry_perm (from) & 07777;
-	entry.uid = (uint32_t) uid;
-	entry.gid = (uint32_t) gid;
-	entry.mtime = archive_entry_mtime (from);
-	entry.mtime_nsec = (uint32_t) archive_entry_mtime_nsec (from);
-	entry.rdev_major = (uint32_t) major;
-	entry.rdev_minor = (uint32_t) minor;
+	struct silo_entry entry = {
+		.type = entry_type (member->type),
+		.path = member->path,
+		.mode = (uint32_t) (member->mode & 07777),
+		.mtime = member->mtime,
+		.mtime_nsec = member->mtime_nsec,
+		.xattrs = reader->pax.xattrs,
+		.n_xattrs = reader->pax.n_xattrs,
+	};
+	if (!entry.type || (member->sparse && entry.type != SILO_ENTRY_FILE))
+		return reader_refuse (reader, err, "type '%c' is none that images have",
+				      member->type > ' ' && member->type < 0x7f ? member->type
+										: '?');
+	r = entry_numbers (reader, member, &entry, err);
+	if (r < 0)
+		return r;
+	if (entry.type == SILO_ENTRY_HARDLINK || entry.type == SILO_ENTRY_SYMLINK)
+		entry.target = member->target;
 	if (entry.type == SILO_ENTRY_FILE)
-		entry.size = archive_entry_size (from);
-	r = take_xattrs (reader, from, &entry, err);
-	if (r == 0)
-		r = silo_layer_entry (reader->layer, &entry, err);
+		entry.size = member->size;
+	r = silo_layer_entry (reader->layer, &entry, err);
 	if (r == 0 && entry.size > 0)
-		r = give_bytes (reader, entry.size, err);
+		r = give_file (reader, member, err);
 	return r;
 }
+
+/* -- a layer -------------------------------------------------------------------------------------- */
 
 static int
 reader_run (struct reader *reader, struct silo_error *err)
 {
-	struct archive *archive = reader->archive;
-	archive_read_support_format_tar (archive);
-	archive_read_support_format_empty (archive);
-	archive_read_support_filter_gzip (archive);
-	archive_read_support_filter_zstd (archive);
-	if (archive_read_open2 (archive, reader, NULL, archive_wants, NULL, NULL) != ARCHIVE_OK)
-		return reader_fail (reader, err);
-	for (;;) {
-		struct archive_entry *entry = NULL;
-		int got = archive_read_next_header (archive, &entry);
-		if (got == ARCHIVE_EOF)
-			break;
-		/* Warnings are of names that are not in the C locale's character set; they
-		 * come as the bytes that the archive has, which is what is wanted. */
-		if (got < ARCHIVE_WARN)
-			return reader_fail (reader, err);
-		int r = give_entry (reader, entry, err);
-		if (r < 0)
-			return r;
-	}
-	size_t len = 1;
+	struct member member;
+	int64_t rest = 0;
+	bool end = false;
 	int r = 0;
-	while (r == 0 && len > 0) {
-		const void *rest = NULL;
-		r = reader->source->next (reader->source->arg, &rest, &len, err);
+	while (r == 0 && !end) {
+		r = member_next (reader, &member, &end, err);
+		if (r < 0 || end)
+			break;
+		reader->entries++;
+		r = member_give (reader, &member, err);
+		if (r == 0)
+			r = member_skip (reader, &member, err);
 	}
-	return r;
+	/* The digest is of the whole blob. */
+	return r < 0 ? r : reader_skip (reader, INT64_MAX, &rest, err);
 }
 
 int
 tar_read (const struct tar_source *source, const char *name, struct silo_import *import,
 	  struct silo_layer *layer, struct silo_error *err)
 {
-	/* Names are bytes.  In a UTF-8 locale libarchive would normalise them, and two files
-	 * could become one. */
-	locale_t bytes = newlocale (LC_ALL_MASK, "C", NULL);
-	if (!bytes)
-		return silo_fail_nomem (err);
-	locale_t old = uselocale (bytes);
 	struct reader reader = {
-		.source = source,
 		.name = name,
 		.import = import,
 		.layer = layer,
-		.archive = archive_read_new (),
+		.shown = "its first entry",
+		.special = SILO_BUF (MAX_SPECIAL + 1),
+		.path = SILO_BUF (MAX_SPECIAL + 1),
+		.target = SILO_BUF (MAX_SPECIAL + 1),
 	};
-	int r = reader.archive ? reader_run (&reader, err) : silo_fail_nomem (err);
-	if (reader.archive)
-		archive_read_free (reader.archive);
-	free (reader.xattrs);
-	uselocale (old);
-	freelocale (bytes);
+	int r = stream_open (source, name, &reader.stream, err);
+	if (r == 0)
+		r = reader_run (&reader, err);
+	stream_close (reader.stream);
+	silo_buf_free (&reader.special);
+	silo_buf_free (&reader.path);
+	silo_buf_free (&reader.target);
+	free (reader.pax.xattrs);
+	free (reader.parts);
+	free (reader.zeros);
 	return r;
 }
