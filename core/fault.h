@@ -18,6 +18,17 @@
  *   meta-renamed   it has its name
  *   record         before the image record is stored or replaced
  *   recorded       after that
+ *
+ * And `silo rm` and `silo gc`, what is not there being left out:
+ *   rm-drop        before an image record is dropped
+ *   rm-dropped     after that
+ *   gc-begin       what is live is known, nothing is removed yet
+ *   gc-new         before an unfinished metadata file goes
+ *   gc-meta        before a metadata file goes
+ *   gc-layer       before a layer record or a lock goes
+ *   gc-settle      before the file system is told to remember that
+ *   gc-object      before an object goes
+ *   gc-temp        before a folder of STATE/tmp goes
  */
 #ifndef FAULT_H
 #define FAULT_H

@@ -9,6 +9,7 @@
  * A crash leaves garbage and nothing else: what refers to objects is gone from
  * the disk before the first object is.
  */
+#include "layers.h"
 #include "store.h"
 
 #include <fcntl.h>
@@ -174,10 +175,11 @@ sweep_layer_file (struct gc *gc, int dir, const char *name, const struct stat *s
 {
 	struct silo_digest digest;
 	bool record = silo_digest_parse (name, &digest, NULL) == 0;
-	if (!S_ISREG (st->st_mode) || (record && digests_have (&gc->layers, &digest)))
+	if ((!S_ISREG (st->st_mode) && !S_ISFIFO (st->st_mode)) ||
+	    (record && digests_have (&gc->layers, &digest)))
 		return 0;
 	int r = gc_unlink (gc, dir, name, "gc-layer", err);
-	if (r < 0)
+	if (r < 0 || st->st_size == 0) /* a lock, nothing to speak of */
 		return r;
 	*(record ? &gc->report.layers : &gc->report.temps) += 1;
 	*(record ? &gc->report.layer_bytes : &gc->report.temp_bytes) += st->st_size;
@@ -265,10 +267,50 @@ gc_mark_pinned (struct gc *gc, struct silo_error *err)
 	return mark_all (gc, &gc->pinned, err);
 }
 
+static int
+mark_layer (struct gc *gc, const struct tree_layer *layer, struct silo_error *err)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < layer->n; i++) {
+		const struct tree_inode *inode = layer->entries[i].inode;
+		if (inode && S_ISREG (inode->mode) && inode->size > 0)
+			r = digests_add (&gc->objects, &inode->object, err);
+	}
+	return r;
+}
+
+/* A record that cannot be read is of no use: what it may have needed goes, and who next wants
+ * the layer fetches it again. */
+static int
+gc_mark_layers (struct gc *gc, struct silo_error *err)
+{
+	char path[PATH_MAX];
+	int r = silo_state_path (&gc->core->host, "layers", path, sizeof (path), err);
+	if (r < 0)
+		return r;
+	_cleanup_close_ int folder = open (path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (folder < 0)
+		return errno == ENOENT ? 0 : silo_fail_sys (err, errno, "%s", path);
+	for (size_t i = 0; r == 0 && i < gc->layers.n; i++) {
+		struct silo_error why = { 0 };
+		struct tree_layer *layer = NULL;
+		r = layer_load (folder, NULL, &gc->layers.item[i], &layer, &why);
+		if (r == SILO_NOTFOUND || r == SILO_DATALOSS)
+			r = 0;
+		else if (r < 0)
+			r = silo_fail (err, r, "%s", why.msg);
+		else
+			r = mark_layer (gc, layer, err);
+		tree_layer_free (layer);
+	}
+	return r;
+}
+
 /* Everything that may need an object has a line here. */
 static int (*const gc_marks[]) (struct gc *gc, struct silo_error *err) = {
 	gc_mark_metas,
 	gc_mark_pinned,
+	gc_mark_layers,
 };
 
 static int

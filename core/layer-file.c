@@ -474,7 +474,7 @@ layer_load (int folder, struct silo_instance *content, const struct silo_digest 
 	if (r == 0 && memcmp ((const char *) data + 8, blob->b, sizeof (blob->b)) != 0)
 		r = silo_fail (err, SILO_DATALOSS, "layers/%s is of another blob", name);
 	munmap (data, len);
-	if (r == 0)
+	if (r == 0 && content)
 		r = objects_there (content, layer, err);
 	if (r < 0) {
 		tree_layer_free (layer);

@@ -19,7 +19,8 @@ int layer_file_read (const void *data, size_t len, struct tree_layer **ret, stru
 /* Write a record to `fd`, from its position on. */
 int layer_file_write (const struct tree_layer *layer, const struct silo_digest *blob, int fd,
 		      struct silo_error *err);
-/* SILO_NOTFOUND: there is none, or the store lacks an object of it. */
+/* SILO_NOTFOUND: there is none, or the store lacks an object of it; `content` NULL: it is not
+ * asked. */
 int layer_load (int folder, struct silo_instance *content, const struct silo_digest *blob,
 		struct tree_layer **ret, struct silo_error *err);
 /* All files of the layer are stored; the record is complete or absent, also after a crash. */

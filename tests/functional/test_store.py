@@ -47,9 +47,7 @@ def index(one, tree, name, files, fresh=True):
     folder = os.path.join(one.folder, tree)
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    return json.loads(
-        one.ok("index", make_tree(folder, files), "--name", name, "--json")
-    )
+    return json.loads(one.ok("index", make_tree(folder, files), "--name", name, "--json"))
 
 
 @pytest.fixture
@@ -72,9 +70,7 @@ def trees(tree, tmp_path_factory):
         made[number] = folder = tmp_path_factory.mktemp("variant") / "tree"
         for name in ("proc", "sys", "dev", "tmp", f"only/{number}"):
             os.makedirs(folder / name)
-        paths = [
-            str(p.relative_to(tree)) for g in SLIM for p in pathlib.Path(tree).glob(g)
-        ]
+        paths = [str(p.relative_to(tree)) for g in SLIM for p in pathlib.Path(tree).glob(g)]
         subprocess.run(["cp", "-al", "--parents", *paths, folder], cwd=tree, check=True)
         (folder / "variant").write_text(f"variant {number}\n")
         (folder / "only" / str(number) / "file").write_text(f"only in {number}\n")
@@ -171,10 +167,7 @@ def test_import_under_way(store):
         assert running.poll() is None
         assert metas(store) == {image["meta"]}
     assert holder.wait(20) == 0
-    assert (
-        running.communicate(timeout=60)[0] == "nothing to free\n"
-        and running.returncode == 0
-    )
+    assert running.communicate(timeout=60)[0] == "nothing to free\n" and running.returncode == 0
 
 
 def blocked(pid):
@@ -223,12 +216,12 @@ def busy(silo_bin, pythons):
 
 def variant(wait=False):
     """What the image says of itself; the second file is first opened after the wait."""
-    import glob
+    from pathlib import Path
 
-    seen = [open("/variant").read()]
+    seen = [Path("/variant").read_text()]
     if wait:
-        open("/.silo/bridge/go").read()
-    return seen + [open(path).read() for path in sorted(glob.glob("/only/*/file"))]
+        Path("/.silo/bridge/go").read_text()
+    return seen + [path.read_text() for path in sorted(Path("/only").glob("*/file"))]
 
 
 ONE, TWO = ([f"variant {n}\n", f"only in {n}\n"] for n in (1, 2))
@@ -243,9 +236,7 @@ class Waiting:
         if not self.fifo.exists():
             os.mkfifo(self.fifo)
         self.result = None
-        self.thread = threading.Thread(
-            target=self.call, args=(one.function(variant, image),)
-        )
+        self.thread = threading.Thread(target=self.call, args=(one.function(variant, image),))
         self.thread.start()
         self.fd = wait_for(self.open, 60, "the call to wait" + one.tail())
 
