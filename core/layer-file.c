@@ -94,14 +94,15 @@ out_text (struct out *out, const char *text)
 static void
 out_inode (struct out *out, const struct tree_entry *entry)
 {
-	const struct tree_inode *inode = entry->inode;
+	static const struct tree_inode nothing = { 0 }; /* that a hard link says of its file */
+	const struct tree_inode *inode = entry->inode ? entry->inode : &nothing;
 	out_number (out, inode->mode & 07777);
 	out_number (out, inode->uid);
 	out_number (out, inode->gid);
 	out_fixed (out, (uint64_t) inode->mtime);
 	out_number (out, inode->mtime_nsec);
 	out_number (out, inode->n_xattrs);
-	for (size_t i = 0; i < inode->n_xattrs; i++) {
+	for (uint32_t i = 0; i < inode->n_xattrs; i++) {
 		out_text (out, inode->xattrs[i].name);
 		out_number (out, inode->xattrs[i].len);
 		out_bytes (out, inode->xattrs[i].value, inode->xattrs[i].len);
@@ -142,7 +143,7 @@ out_entries (struct out *out, const struct tree_layer *layer)
 		out_bytes (out, entry->path + same, rest);
 		if (entry->type == SILO_ENTRY_HARDLINK)
 			out_text (out, entry->target);
-		if (entry->inode)
+		if (entry->inode || entry->type == SILO_ENTRY_HARDLINK)
 			out_inode (out, entry);
 		last = entry->path;
 	}
@@ -339,7 +340,7 @@ in_entry (struct in *in, struct tree_layer *layer, struct silo_error *err)
 	in_path (in);
 	if (entry.type == SILO_ENTRY_HARDLINK)
 		entry.target = in_text (in);
-	else if (entry.type != SILO_ENTRY_WHITEOUT && entry.type != SILO_ENTRY_OPAQUE)
+	if (entry.type != SILO_ENTRY_WHITEOUT && entry.type != SILO_ENTRY_OPAQUE)
 		r = in_inode (in, &entry, err);
 	if (r == 0 && in->bad)
 		return silo_fail (err, SILO_DATALOSS, "layer record: entry %zu is damaged",

@@ -11,31 +11,24 @@
 #include "tree.h"
 #include <sys/stat.h>
 
-struct name {
-	const char *text;
-	size_t len;
-	const struct tree_inode *inode;
-};
-
-/* One inode to write, in the order of the file. */
+/* One inode to write, in the order of the file.  There are many: what can be told from the node
+ * is not kept. */
 struct item {
-	struct tree_inode *inode;
 	const struct tree_node *node; /* one of its names; for folders the one */
-	struct name *names;           /* of a folder, sorted, "." and ".." included */
-	size_t n_names;
-	uint32_t n_folders; /* in the folder */
-	bool whiteouts;     /* the folder holds some */
-	enum meta_layout layout;
-	uint64_t size;   /* i_size */
-	uint64_t offset; /* in the file */
-	size_t xattrs;   /* bytes of its xattrs */
-	uint64_t blocks; /* of data outside the inode */
-	uint64_t first;  /* of these blocks */
+	uint64_t offset;              /* in the file */
+	uint32_t first;               /* block of its data outside the inode */
+	uint32_t xattrs;              /* bytes */
+	uint32_t n_folders;           /* in the folder */
+	uint8_t layout;               /* enum meta_layout */
+	bool whiteouts;               /* the folder holds some */
 };
 
 struct layout {
 	struct item *items;
-	size_t n, cap;
+	size_t n;
+	struct tree_node **sorted;
+	size_t cap_sorted;
+	uint64_t data;   /* block behind the inodes: contents that are not inline */
 	uint64_t blocks; /* of the whole file */
 	struct silo_buf scratch;
 };
@@ -60,61 +53,112 @@ has_object (const struct tree_inode *inode)
 	return S_ISREG (inode->mode) && inode->size > 0;
 }
 
+/* -- folders ------------------------------------------------------------------ */
+
 static int
-name_compare (const void *a, const void *b)
+bytes_compare (const char *a, size_t a_len, const char *b, size_t b_len)
 {
-	const struct name *x = a, *y = b;
-	int c = memcmp (x->text, y->text, x->len < y->len ? x->len : y->len);
-	return c ? c : (x->len > y->len) - (x->len < y->len);
+	int c = memcmp (a, b, a_len < b_len ? a_len : b_len);
+	return c ? c : (a_len > b_len) - (a_len < b_len);
 }
 
 static int
-item_names (struct item *item, struct silo_error *err)
+node_compare (const void *a, const void *b)
 {
-	const struct tree_node *dir = item->node;
-	size_t n = dir->n_children + 2, i = 0;
-	item->names = calloc (n, sizeof (*item->names));
-	if (!item->names)
-		return silo_fail_nomem (err);
-	item->names[i++] = (struct name){ ".", 1, dir->inode };
-	item->names[i++] = (struct name){ "..", 2, dir->parent ? dir->parent->inode : dir->inode };
-	for (const struct tree_node *c = dir->first; c; c = c->next) {
-		item->names[i++] = (struct name){ c->name, c->name_len, c->inode };
-		item->n_folders += S_ISDIR (c->inode->mode);
-		item->whiteouts |= is_whiteout (c->inode);
+	const struct tree_node *const *x = a, *const *y = b;
+	return bytes_compare ((*x)->name, (*x)->name_len, (*y)->name, (*y)->name_len);
+}
+
+/* Sort the children of a folder by name; they stay linked that way. */
+static int
+folder_sort (struct layout *layout, struct tree_node *dir, struct silo_error *err)
+{
+	size_t n = 0;
+	for (const struct tree_node *c = dir->first; c; c = c->next)
+		n++;
+	if (n > layout->cap_sorted) {
+		struct tree_node **sorted = reallocarray (layout->sorted, n, sizeof (*sorted));
+		if (!sorted)
+			return silo_fail_nomem (err);
+		layout->sorted = sorted;
+		layout->cap_sorted = n;
 	}
-	assert (i == n);
-	item->n_names = n;
-	qsort (item->names, n, sizeof (*item->names), name_compare);
+	struct tree_node **sorted = layout->sorted;
+	n = 0;
+	for (struct tree_node *c = dir->first; c; c = c->next)
+		sorted[n++] = c;
+	if (n > 1)
+		qsort (sorted, n, sizeof (*sorted), node_compare);
+	for (size_t i = 0; i < n; i++) {
+		sorted[i]->prev = i > 0 ? sorted[i - 1] : NULL;
+		sorted[i]->next = i + 1 < n ? sorted[i + 1] : NULL;
+	}
+	dir->first = n > 0 ? sorted[0] : NULL;
 	return 0;
 }
 
-/* How many names from `from` on fit into one block, and the bytes that they take. */
+/* The names of a sorted folder in order, "." and ".." among them. */
+struct names {
+	const struct tree_node *dir;
+	const struct tree_node *child; /* the next one */
+	unsigned dots;                 /* of the two, how many have been */
+};
+
+struct name {
+	const char *text;
+	size_t len;
+	const struct tree_inode *inode;
+};
+
+static struct names
+names_of (const struct tree_node *dir)
+{
+	return (struct names){ .dir = dir, .child = dir->first };
+}
+
+static bool
+names_next (struct names *names, struct name *ret)
+{
+	const struct tree_node *child = names->child, *dir = names->dir;
+	if (names->dots < 2 &&
+	    (!child || bytes_compare ("..", names->dots + 1, child->name, child->name_len) < 0)) {
+		const struct tree_node *up = names->dots == 1 && dir->parent ? dir->parent : dir;
+		names->dots++;
+		*ret = (struct name){ "..", names->dots, up->inode };
+		return true;
+	}
+	if (!child)
+		return false;
+	names->child = child->next;
+	*ret = (struct name){ child->name, child->name_len, child->inode };
+	return true;
+}
+
+/* How many of the names fit into one block, and the bytes that they take; moves on behind
+ * them. */
 static size_t
-names_in_block (const struct item *item, size_t from, uint64_t *ret_bytes)
+names_in_block (struct names *names, uint64_t *ret_bytes)
 {
 	uint64_t bytes = 0;
 	size_t n = 0;
-	while (from + n < item->n_names &&
-	       bytes + META_DIRENT + item->names[from + n].len <= META_BLOCK) {
-		bytes += META_DIRENT + item->names[from + n].len;
+	struct name name;
+	for (struct names ahead = *names; names_next (&ahead, &name); *names = ahead) {
+		if (bytes + META_DIRENT + name.len > META_BLOCK)
+			break;
+		bytes += META_DIRENT + name.len;
 		n++;
 	}
-	assert (n > 0);
 	*ret_bytes = bytes;
 	return n;
 }
 
 static uint64_t
-folder_size (const struct item *item)
+folder_size (const struct tree_node *dir)
 {
-	uint64_t full = 0, bytes = 0;
-	for (size_t i = 0; i < item->n_names;) {
-		i += names_in_block (item, i, &bytes);
-		if (i < item->n_names)
-			full++;
-	}
-	return full * META_BLOCK + bytes;
+	uint64_t size = 0, bytes = 0;
+	for (struct names names = names_of (dir); names_in_block (&names, &bytes) > 0;)
+		size = round_up (size, META_BLOCK) + bytes;
+	return size;
 }
 
 /* -- extended attributes ------------------------------------------------------ */
@@ -187,7 +231,7 @@ static int
 item_xattrs (const struct item *item, struct silo_buf *to, struct silo_error *err)
 {
 	static const unsigned char header[META_XATTR_HEADER] = { 0 };
-	const struct tree_inode *inode = item->inode;
+	const struct tree_inode *inode = item->node->inode;
 	to->len = 0;
 	int r = silo_buf_add (to, header, sizeof (header), err);
 	if (r == 0 && has_object (inode))
@@ -196,7 +240,7 @@ item_xattrs (const struct item *item, struct silo_buf *to, struct silo_error *er
 		r = xattr_put (to, XATTR_TRUSTED, "overlay.overlay.", "whiteout", NULL, 0, err);
 	if (r == 0 && item->whiteouts)
 		r = xattr_put (to, XATTR_TRUSTED, "overlay.overlay.", "opaque", "x", 1, err);
-	for (size_t i = 0; r == 0 && i < inode->n_xattrs; i++)
+	for (uint32_t i = 0; r == 0 && i < inode->n_xattrs; i++)
 		if (!item->whiteouts || strcmp (inode->xattrs[i].name, "trusted.overlay.opaque"))
 			r = xattr_put_own (to, &inode->xattrs[i], err);
 	if (r == 0 && to->len == sizeof (header))
@@ -206,122 +250,115 @@ item_xattrs (const struct item *item, struct silo_buf *to, struct silo_error *er
 
 /* -- first pass: a place for each inode ---------------------------------------- */
 
-static int
-layout_add (struct layout *layout, const struct tree_node *node, struct silo_error *err)
+/* List an inode, if this is the first of its names. */
+static void
+layout_add (struct layout *layout, const struct tree_node *node)
 {
-	if (layout->n == layout->cap) {
-		size_t cap = layout->cap ? layout->cap * 2 : 1024;
-		struct item *items = reallocarray (layout->items, cap, sizeof (*items));
-		if (!items)
-			return silo_fail_nomem (err);
-		layout->items = items;
-		layout->cap = cap;
-	}
-	layout->items[layout->n++] = (struct item){ .inode = node->inode, .node = node };
-	/* Any number but 0 marks it as listed; place_items puts the real one. */
-	node->inode->nid = UINT64_MAX;
-	return 0;
+	if (node->inode->number != 0)
+		return;
+	layout->items[layout->n++] = (struct item){ .node = node };
+	node->inode->number = (uint32_t) layout->n;
 }
 
-static void
-nids_clear (const struct tree_node *top)
+static int
+list_folder (struct layout *layout, size_t i, struct silo_error *err)
 {
-	/* In the order of a walk that goes down first, without a stack. */
-	for (const struct tree_node *n = top; n;) {
-		n->inode->nid = 0;
-		if (n->first) {
-			n = n->first;
-			continue;
-		}
-		while (n != top && !n->next)
-			n = n->parent;
-		n = n == top ? NULL : n->next;
+	/* Nodes are the tree's, but nobody else looks at their order. */
+	int r = folder_sort (layout, (struct tree_node *) layout->items[i].node, err);
+	if (r < 0)
+		return r;
+	for (const struct tree_node *c = layout->items[i].node->first; c; c = c->next) {
+		layout->items[i].n_folders += S_ISDIR (c->inode->mode);
+		layout->items[i].whiteouts |= is_whiteout (c->inode);
+		layout_add (layout, c);
 	}
+	return 0;
 }
 
 /* List every inode once: the root, then the inodes of each folder together. */
 static int
 list_items (struct layout *layout, struct tree *tree, struct silo_error *err)
 {
-	nids_clear (tree_root (tree));
-	int r = layout_add (layout, tree_root (tree), err);
-	for (size_t i = 0; r == 0 && i < layout->n; i++) {
-		if (!S_ISDIR (layout->items[i].inode->mode))
-			continue;
-		r = item_names (&layout->items[i], err);
-		const struct tree_node *dir = layout->items[i].node;
-		for (size_t k = 0; r == 0 && k < layout->items[i].n_names; k++) {
-			const struct name *name = &layout->items[i].names[k];
-			if (name->inode->nid != 0)
-				continue; /* ".", "..", or another name of a listed file */
-			const struct tree_node *child =
-			    container_of (name->text, struct tree_node, name);
-			assert (child->parent == dir);
-			r = layout_add (layout, child, err);
-		}
-	}
+	struct tree_node *root = tree_root (tree);
+	for (struct tree_node *n = root; n; n = tree_next (root, n))
+		n->inode->number = 0;
+	layout->items = calloc (tree_nodes (tree), sizeof (*layout->items));
+	if (!layout->items)
+		return silo_fail_nomem (err);
+	layout_add (layout, root);
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < layout->n; i++)
+		if (S_ISDIR (layout->items[i].node->inode->mode))
+			r = list_folder (layout, i, err);
 	return r;
 }
 
-/* Fill in layout, size and the bytes at the inode; the caller adds the place. */
-static void
-item_shape (struct item *item, uint64_t *ret_bytes, uint64_t *ret_together)
+static uint64_t
+item_size (const struct item *item)
 {
-	const struct tree_inode *inode = item->inode;
-	uint64_t head = META_INODE_SIZE + item->xattrs;
-	item->layout = META_PLAIN;
-	*ret_bytes = head;
-	*ret_together = 0;
-	if (has_object (inode)) {
-		item->layout = META_CHUNKS;
-		item->size = inode->size;
-		*ret_bytes = head + 4;
-		return;
-	}
+	const struct tree_inode *inode = item->node->inode;
+	if (has_object (inode))
+		return inode->size;
 	if (S_ISDIR (inode->mode))
-		item->size = folder_size (item);
-	else if (S_ISLNK (inode->mode))
-		item->size = strlen (inode->target);
-	uint64_t tail = item->size % META_BLOCK;
-	item->blocks = item->size / META_BLOCK;
-	if (tail == 0)
-		return;
-	if (head + tail <= META_BLOCK) {
-		item->layout = META_INLINE;
-		*ret_bytes = head + tail;
-		*ret_together = head + tail; /* may not cross into the next block */
-	} else {
-		item->blocks++;
+		return folder_size (item->node);
+	return S_ISLNK (inode->mode) ? strlen (inode->target) : 0;
+}
+
+/* Of data outside the inode. */
+static uint64_t
+item_blocks (const struct item *item, uint64_t size)
+{
+	if (item->layout == META_CHUNKS)
+		return 0;
+	return (item->layout == META_INLINE ? size : round_up (size, META_BLOCK)) / META_BLOCK;
+}
+
+/* Choose the layout; the bytes at the inode, and whether they may not cross into the next
+ * block. */
+static uint64_t
+item_shape (struct item *item, uint64_t size, bool *ret_together)
+{
+	uint64_t head = META_INODE_SIZE + item->xattrs, tail = size % META_BLOCK;
+	*ret_together = false;
+	item->layout = META_PLAIN;
+	if (has_object (item->node->inode)) {
+		item->layout = META_CHUNKS;
+		return head + 4;
 	}
+	if (tail == 0 || head + tail > META_BLOCK)
+		return head;
+	item->layout = META_INLINE;
+	*ret_together = true;
+	return head + tail;
 }
 
 static int
 place_items (struct layout *layout, struct silo_error *err)
 {
-	uint64_t at = META_SUPER + META_SUPER_SIZE;
+	uint64_t at = META_SUPER + META_SUPER_SIZE, blocks = 0;
 	for (size_t i = 0; i < layout->n; i++) {
 		struct item *item = &layout->items[i];
 		int r = item_xattrs (item, &layout->scratch, err);
 		if (r < 0)
 			return r;
-		item->xattrs = layout->scratch.len;
-		uint64_t bytes = 0, together = 0;
-		item_shape (item, &bytes, &together);
+		item->xattrs = (uint32_t) layout->scratch.len;
+		bool together = false;
+		uint64_t size = item_size (item), bytes = item_shape (item, size, &together);
 		at = round_up (at, META_SLOT);
-		if (at % META_BLOCK + together > META_BLOCK)
+		if (together && at % META_BLOCK + bytes > META_BLOCK)
 			at = round_up (at, META_BLOCK);
 		item->offset = at;
-		item->inode->nid = at / META_SLOT;
 		at += bytes;
+		/* Counted from the first block behind the inodes, which is not known yet. */
+		item->first = (uint32_t) blocks;
+		blocks += item_blocks (item, size);
+		if (blocks >= META_HOLE)
+			break;
 	}
-	uint64_t block = round_up (at, META_BLOCK) / META_BLOCK;
-	for (size_t i = 0; i < layout->n; i++) {
-		layout->items[i].first = block;
-		block += layout->items[i].blocks;
-	}
-	if (block >= META_HOLE)
+	layout->data = round_up (at, META_BLOCK) / META_BLOCK;
+	layout->blocks = layout->data + blocks;
+	if (layout->blocks >= META_HOLE)
 		return silo_fail (err, SILO_EXHAUSTED, "the metadata would need 16 TiB");
-	layout->blocks = block;
 	return 0;
 }
 
@@ -383,6 +420,12 @@ out_pad (struct out *out, uint64_t to, struct silo_error *err)
 	return out_put (out, NULL, (size_t) (to - out->at), err);
 }
 
+static uint64_t
+item_nid (const struct item *item)
+{
+	return item->offset / META_SLOT;
+}
+
 static int
 write_super (const struct layout *layout, struct out *out, struct silo_error *err)
 {
@@ -390,7 +433,7 @@ write_super (const struct layout *layout, struct out *out, struct silo_error *er
 	put32 (super + SUPER_MAGIC, META_MAGIC);
 	put32 (super + SUPER_COMPAT, META_COMPAT_MTIME);
 	super[SUPER_BLOCK_BITS] = META_BLOCK_BITS;
-	put16 (super + SUPER_ROOT, (uint16_t) layout->items[0].inode->nid);
+	put16 (super + SUPER_ROOT, (uint16_t) item_nid (&layout->items[0]));
 	put64 (super + SUPER_INODES, layout->n);
 	put32 (super + SUPER_BLOCKS, (uint32_t) layout->blocks);
 	put32 (super + SUPER_INCOMPAT, META_INCOMPAT_CHUNKS);
@@ -410,41 +453,37 @@ chunk_bits (uint64_t size)
 }
 
 static uint32_t
-item_u (const struct item *item)
+item_u (const struct layout *layout, const struct item *item, uint64_t size)
 {
-	const struct tree_inode *inode = item->inode;
+	const struct tree_inode *inode = item->node->inode;
 	if (item->layout == META_CHUNKS)
-		return chunk_bits (item->size);
+		return chunk_bits (size);
 	if (S_ISCHR (mode_written (inode)) || S_ISBLK (inode->mode))
 		return (inode->rdev_minor & 0xff) | inode->rdev_major << 8 |
 		       (inode->rdev_minor & ~0xffu) << 12;
-	return item->blocks > 0 ? (uint32_t) item->first : 0;
-}
-
-static uint32_t
-item_links (const struct item *item)
-{
-	return S_ISDIR (item->inode->mode) ? 2 + item->n_folders : item->inode->links;
+	return item_blocks (item, size) > 0 ? (uint32_t) layout->data + item->first : 0;
 }
 
 static int
-write_inode (const struct item *item, uint32_t number, struct out *out, struct silo_error *err)
+write_inode (const struct layout *layout, const struct item *item, struct out *out,
+	     struct silo_error *err)
 {
-	const struct tree_inode *inode = item->inode;
+	const struct tree_inode *inode = item->node->inode;
+	uint64_t size = item_size (item);
 	unsigned char raw[META_INODE_SIZE] = { 0 };
 	put16 (raw + INODE_FORMAT, (uint16_t) (META_EXTENDED | (uint32_t) item->layout << 1));
 	if (item->xattrs > 0)
 		put16 (raw + INODE_XATTR_COUNT,
 		       (uint16_t) ((item->xattrs - META_XATTR_HEADER) / 4 + 1));
 	put16 (raw + INODE_MODE, (uint16_t) mode_written (inode));
-	put64 (raw + INODE_SIZE, item->size);
-	put32 (raw + INODE_U, item_u (item));
-	put32 (raw + INODE_INO, number);
+	put64 (raw + INODE_SIZE, size);
+	put32 (raw + INODE_U, item_u (layout, item, size));
+	put32 (raw + INODE_INO, inode->number);
 	put32 (raw + INODE_UID, inode->uid);
 	put32 (raw + INODE_GID, inode->gid);
 	put64 (raw + INODE_MTIME, (uint64_t) inode->mtime);
 	put32 (raw + INODE_MTIME_NSEC, inode->mtime_nsec);
-	put32 (raw + INODE_NLINK, item_links (item));
+	put32 (raw + INODE_NLINK, S_ISDIR (inode->mode) ? 2 + item->n_folders : inode->links);
 	return out_put (out, raw, sizeof (raw), err);
 }
 
@@ -469,44 +508,46 @@ dirent_type (uint32_t mode)
 	}
 }
 
-/* Block number `block` of a folder into `to`; returns its bytes. */
+/* The next block of a folder into `to`; returns its bytes, 0: there is none. */
 static size_t
-folder_block (const struct item *item, size_t *from, unsigned char to[META_BLOCK])
+folder_block (const struct layout *layout, struct names *names, unsigned char to[META_BLOCK])
 {
 	uint64_t bytes = 0;
-	size_t n = names_in_block (item, *from, &bytes);
-	size_t name_at = n * META_DIRENT;
+	struct names from = *names;
+	size_t n = names_in_block (names, &bytes), name_at = n * META_DIRENT;
 	memset (to, 0, META_BLOCK);
 	for (size_t i = 0; i < n; i++) {
-		const struct name *name = &item->names[*from + i];
+		struct name name;
+		names_next (&from, &name);
 		unsigned char *dirent = to + i * META_DIRENT;
-		put64 (dirent, name->inode->nid);
+		put64 (dirent, item_nid (&layout->items[name.inode->number - 1]));
 		put16 (dirent + DIRENT_NAME, (uint16_t) name_at);
-		dirent[DIRENT_TYPE] = dirent_type (mode_written (name->inode));
-		memcpy (to + name_at, name->text, name->len);
-		name_at += name->len;
+		dirent[DIRENT_TYPE] = dirent_type (mode_written (name.inode));
+		memcpy (to + name_at, name.text, name.len);
+		name_at += name.len;
 	}
 	assert (name_at == bytes);
-	*from += n;
 	return name_at;
 }
 
 /* The contents of a folder or symlink: what is inline with the inode, or what is not. */
 static int
-write_contents (const struct item *item, bool inline_part, struct out *out, struct silo_error *err)
+write_contents (const struct layout *layout, const struct item *item, bool inline_part,
+		struct out *out, struct silo_error *err)
 {
-	uint64_t full = item->layout == META_INLINE ? item->size / META_BLOCK : item->blocks;
-	if (S_ISLNK (item->inode->mode)) {
+	const struct tree_inode *inode = item->node->inode;
+	uint64_t size = item_size (item), full = item_blocks (item, size);
+	if (S_ISLNK (inode->mode)) {
 		if (inline_part != (item->layout == META_INLINE))
 			return 0;
-		return out_put (out, item->inode->target, item->size, err);
+		return out_put (out, inode->target, size, err);
 	}
-	if (!S_ISDIR (item->inode->mode))
+	if (!S_ISDIR (inode->mode))
 		return 0;
-	size_t from = 0;
-	for (uint64_t i = 0; from < item->n_names; i++) {
-		unsigned char block[META_BLOCK];
-		size_t bytes = folder_block (item, &from, block);
+	struct names names = names_of (item->node);
+	unsigned char block[META_BLOCK];
+	size_t bytes;
+	for (uint64_t i = 0; (bytes = folder_block (layout, &names, block)) > 0; i++) {
 		if (inline_part != (i >= full))
 			continue;
 		int r = out_put (out, block, inline_part ? bytes : META_BLOCK, err);
@@ -516,33 +557,39 @@ write_contents (const struct item *item, bool inline_part, struct out *out, stru
 	return 0;
 }
 
+/* An inode, its attributes and what is inline with it. */
 static int
-write_items (struct layout *layout, struct out *out, struct silo_error *err)
+write_item (struct layout *layout, const struct item *item, struct out *out, struct silo_error *err)
 {
 	unsigned char hole[4];
 	put32 (hole, META_HOLE);
+	int r = out_pad (out, item->offset, err);
+	if (r == 0)
+		r = write_inode (layout, item, out, err);
+	if (r == 0)
+		r = item_xattrs (item, &layout->scratch, err);
+	if (r == 0)
+		r = out_put (out, layout->scratch.data, item->xattrs, err);
+	if (r == 0 && item->layout == META_CHUNKS)
+		r = out_put (out, hole, sizeof (hole), err);
+	if (r == 0 && item->layout == META_INLINE)
+		r = write_contents (layout, item, true, out, err);
+	return r;
+}
+
+static int
+write_items (struct layout *layout, struct out *out, struct silo_error *err)
+{
 	int r = write_super (layout, out, err);
+	for (size_t i = 0; r == 0 && i < layout->n; i++)
+		r = write_item (layout, &layout->items[i], out, err);
 	for (size_t i = 0; r == 0 && i < layout->n; i++) {
 		const struct item *item = &layout->items[i];
-		r = out_pad (out, item->offset, err);
-		if (r == 0)
-			r = write_inode (item, (uint32_t) (i + 1), out, err);
-		if (r == 0)
-			r = item_xattrs (item, &layout->scratch, err);
-		if (r == 0)
-			r = out_put (out, layout->scratch.data, item->xattrs, err);
-		if (r == 0 && item->layout == META_CHUNKS)
-			r = out_put (out, hole, sizeof (hole), err);
-		if (r == 0 && item->layout == META_INLINE)
-			r = write_contents (item, true, out, err);
-	}
-	for (size_t i = 0; r == 0 && i < layout->n; i++) {
-		const struct item *item = &layout->items[i];
-		if (item->blocks == 0)
+		if (item_blocks (item, item_size (item)) == 0)
 			continue;
-		r = out_pad (out, item->first * META_BLOCK, err);
+		r = out_pad (out, (layout->data + item->first) * META_BLOCK, err);
 		if (r == 0)
-			r = write_contents (item, false, out, err);
+			r = write_contents (layout, item, false, out, err);
 	}
 	if (r == 0)
 		r = out_pad (out, layout->blocks * META_BLOCK, err);
@@ -564,8 +611,8 @@ count_bytes (const struct layout *layout, int64_t *ret, struct silo_error *err)
 		return silo_fail_nomem (err);
 	size_t n = 0;
 	for (size_t i = 0; i < layout->n; i++)
-		if (has_object (layout->items[i].inode))
-			files[n++] = layout->items[i].inode;
+		if (has_object (layout->items[i].node->inode))
+			files[n++] = layout->items[i].node->inode;
 	qsort (files, n, sizeof (*files), digest_compare);
 	int64_t bytes = 0;
 	for (size_t i = 0; i < n; i++)
@@ -578,9 +625,8 @@ count_bytes (const struct layout *layout, int64_t *ret, struct silo_error *err)
 static void
 layout_free (struct layout *layout)
 {
-	for (size_t i = 0; i < layout->n; i++)
-		free (layout->items[i].names);
 	free (layout->items);
+	free (layout->sorted);
 	silo_buf_free (&layout->scratch);
 }
 

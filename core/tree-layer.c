@@ -25,34 +25,12 @@ tree_layer_new (const char *name, struct tree_layer **ret, struct silo_error *er
 }
 
 void
-tree_inode_free (struct tree_inode *inode)
-{
-	if (!inode)
-		return;
-	for (size_t i = 0; i < inode->n_xattrs; i++) {
-		free (inode->xattrs[i].name);
-		free (inode->xattrs[i].value);
-	}
-	free (inode->xattrs);
-	free (inode->target);
-	free (inode);
-}
-
-static void
-entry_clear (struct tree_entry *entry)
-{
-	free (entry->path);
-	free (entry->target);
-	tree_inode_free (entry->inode);
-}
-
-void
 tree_layer_free (struct tree_layer *layer)
 {
 	if (!layer)
 		return;
-	for (size_t i = 0; i < layer->n; i++)
-		entry_clear (&layer->entries[i]);
+	arena_free (&layer->paths);
+	arena_free (&layer->inodes);
 	free (layer->entries);
 	free (layer->name);
 	free (layer);
@@ -60,17 +38,14 @@ tree_layer_free (struct tree_layer *layer)
 
 /* "./a//b/" -> "a/b"; "..", and parts or paths that are too long, are refused. */
 static int
-path_clean (const struct tree_layer *layer, const char *path, char **ret, struct silo_error *err)
+path_clean (struct tree_layer *layer, const char *path, char **ret, struct silo_error *err)
 {
+	char clean[TREE_MAX_PATH + 1];
 	size_t len = strnlen (path, TREE_MAX_PATH + 1);
 	if (len > TREE_MAX_PATH)
 		return silo_fail (err, SILO_INVALID,
 				  "layer %s: path %.60s... is longer than %d bytes", layer->name,
 				  path, TREE_MAX_PATH);
-	_cleanup_free_ char *clean = malloc (len + 1);
-	if (!clean)
-		return silo_fail_nomem (err);
-
 	size_t used = 0;
 	for (const char *part = path; *part;) {
 		size_t part_len = strcspn (part, "/");
@@ -91,8 +66,10 @@ path_clean (const struct tree_layer *layer, const char *path, char **ret, struct
 		part += part_len;
 		part += *part == '/';
 	}
-	clean[used] = '\0';
-	*ret = silo_steal (&clean);
+	char *copy = arena_string (&layer->paths, clean, used);
+	if (!copy)
+		return silo_fail_nomem (err);
+	*ret = copy;
 	return 0;
 }
 
@@ -114,20 +91,13 @@ xattr_compare (const void *a, const void *b)
 	return strcmp (x->name, y->name);
 }
 
+/* Those that a file system would take, checked, the names still borrowed. */
 static int
-xattrs_copy (const struct tree_layer *layer, const struct silo_entry *entry,
-	     struct tree_inode *inode, struct silo_error *err)
+xattrs_check (const struct tree_layer *layer, const struct silo_entry *entry,
+	      struct tree_xattr *list, uint32_t *ret_n, struct silo_error *err)
 {
-	if (entry->n_xattrs == 0)
-		return 0;
-	if (entry->n_xattrs > TREE_MAX_XATTRS)
-		return silo_fail (err, SILO_INVALID, "layer %s: %s: %zu extended attributes",
-				  layer->name, entry->path, entry->n_xattrs);
-	inode->xattrs = calloc (entry->n_xattrs, sizeof (*inode->xattrs));
-	if (!inode->xattrs)
-		return silo_fail_nomem (err);
-
 	size_t total = 0;
+	uint32_t n = 0;
 	for (size_t i = 0; i < entry->n_xattrs; i++) {
 		const struct silo_xattr *from = &entry->xattrs[i];
 		if (!xattr_storable (from->name))
@@ -143,23 +113,45 @@ xattrs_copy (const struct tree_layer *layer, const struct silo_entry *entry,
 			    err, SILO_INVALID,
 			    "layer %s: %s: more than %zu bytes of extended attributes", layer->name,
 			    entry->path, TREE_MAX_XATTRS);
-		struct tree_xattr *to = &inode->xattrs[inode->n_xattrs];
-		to->name = strdup (from->name);
-		to->value = malloc (from->value.len + 1);
-		to->len = from->value.len;
-		inode->n_xattrs++; /* from here on tree_inode_free sees it */
-		if (!to->name || !to->value)
-			return silo_fail_nomem (err);
-		if (to->len > 0)
-			memcpy (to->value, from->value.data, to->len);
+		list[n++] = (struct tree_xattr){ (char *) from->name, (void *) from->value.data,
+						 from->value.len };
 	}
-	if (inode->n_xattrs > 1)
-		qsort (inode->xattrs, inode->n_xattrs, sizeof (*inode->xattrs), xattr_compare);
-	for (size_t i = 1; i < inode->n_xattrs; i++)
-		if (strcmp (inode->xattrs[i - 1].name, inode->xattrs[i].name) == 0)
+	if (n > 1)
+		qsort (list, n, sizeof (*list), xattr_compare);
+	for (uint32_t i = 1; i < n; i++)
+		if (strcmp (list[i - 1].name, list[i].name) == 0)
 			return silo_fail (err, SILO_INVALID,
 					  "layer %s: %s: extended attribute %s is given twice",
-					  layer->name, entry->path, inode->xattrs[i].name);
+					  layer->name, entry->path, list[i].name);
+	*ret_n = n;
+	return 0;
+}
+
+static int
+xattrs_copy (struct tree_layer *layer, const struct silo_entry *entry, struct tree_inode *inode,
+	     struct silo_error *err)
+{
+	if (entry->n_xattrs == 0)
+		return 0;
+	if (entry->n_xattrs > TREE_MAX_XATTRS)
+		return silo_fail (err, SILO_INVALID, "layer %s: %s: %zu extended attributes",
+				  layer->name, entry->path, entry->n_xattrs);
+	_cleanup_free_ struct tree_xattr *list = calloc (entry->n_xattrs, sizeof (*list));
+	uint32_t n = 0;
+	int r = list ? xattrs_check (layer, entry, list, &n, err) : silo_fail_nomem (err);
+	if (r < 0 || n == 0)
+		return r;
+	inode->xattrs = arena_take (&layer->inodes, n * sizeof (*list));
+	if (!inode->xattrs)
+		return silo_fail_nomem (err);
+	for (uint32_t i = 0; i < n; i++) {
+		list[i].name = arena_string (&layer->inodes, list[i].name, strlen (list[i].name));
+		list[i].value = arena_string (&layer->inodes, list[i].value, list[i].len);
+		if (!list[i].name || !list[i].value)
+			return silo_fail_nomem (err);
+		inode->xattrs[i] = list[i];
+	}
+	inode->n_xattrs = n;
 	return 0;
 }
 
@@ -217,10 +209,25 @@ entry_format (enum silo_entry_type type)
 	return 0;
 }
 
-static int
-inode_fill (const struct tree_layer *layer, const struct silo_entry *entry,
-	    struct tree_inode *inode, struct silo_error *err)
+/* What a hard link says of its file.  One that says nothing at all is of a plugin that does
+ * not know. */
+static bool
+link_says (const struct silo_entry *entry)
 {
+	return entry->mode || entry->uid || entry->gid || entry->mtime || entry->mtime_nsec ||
+	       entry->n_xattrs > 0;
+}
+
+static int
+inode_new (struct tree_layer *layer, const struct silo_entry *entry, struct tree_inode **ret,
+	   struct silo_error *err)
+{
+	size_t size = offsetof (struct tree_inode, object);
+	if (entry->type == SILO_ENTRY_FILE)
+		size = sizeof (struct tree_inode);
+	struct tree_inode *inode = arena_zero (&layer->inodes, size);
+	if (!inode)
+		return silo_fail_nomem (err);
 	/* Symlinks have no permissions of their own; Linux always shows these. */
 	uint32_t mode = entry->type == SILO_ENTRY_SYMLINK ? 0777 : entry->mode;
 	inode->mode = entry_format (entry->type) | mode;
@@ -235,15 +242,17 @@ inode_fill (const struct tree_layer *layer, const struct silo_entry *entry,
 	if (entry->type == SILO_ENTRY_FILE)
 		inode->size = (uint64_t) entry->size;
 	if (entry->type == SILO_ENTRY_SYMLINK) {
-		int r = util_strdup (entry->target, &inode->target, err);
-		if (r < 0)
-			return r;
+		inode->target =
+		    arena_string (&layer->inodes, entry->target, strlen (entry->target));
+		if (!inode->target)
+			return silo_fail_nomem (err);
 	}
+	*ret = inode;
 	return xattrs_copy (layer, entry, inode, err);
 }
 
 static int
-entry_copy (const struct tree_layer *layer, const struct silo_entry *entry, struct tree_entry *to,
+entry_copy (struct tree_layer *layer, const struct silo_entry *entry, struct tree_entry *to,
 	    struct silo_error *err)
 {
 	to->type = entry->type;
@@ -253,14 +262,11 @@ entry_copy (const struct tree_layer *layer, const struct silo_entry *entry, stru
 	if (*to->path == '\0' && entry->type != SILO_ENTRY_DIR && entry->type != SILO_ENTRY_OPAQUE)
 		return silo_fail (err, SILO_INVALID,
 				  "layer %s: the root folder may only be a folder", layer->name);
-	if (entry->type == SILO_ENTRY_HARDLINK)
-		return path_clean (layer, entry->target, &to->target, err);
-	if (entry_format (entry->type) == 0)
-		return 0;
-	to->inode = calloc (1, sizeof (*to->inode));
-	if (!to->inode)
-		return silo_fail_nomem (err);
-	return inode_fill (layer, entry, to->inode, err);
+	if (entry->type == SILO_ENTRY_HARDLINK) {
+		r = path_clean (layer, entry->target, &to->target, err);
+		return r < 0 || !link_says (entry) ? r : inode_new (layer, entry, &to->inode, err);
+	}
+	return entry_format (entry->type) ? inode_new (layer, entry, &to->inode, err) : 0;
 }
 
 static int
@@ -288,7 +294,7 @@ entry_bytes (const struct tree_entry *entry)
 	bytes += sizeof (*entry->inode);
 	if (entry->inode->target)
 		bytes += strlen (entry->inode->target) + 1;
-	for (size_t i = 0; i < entry->inode->n_xattrs; i++)
+	for (uint32_t i = 0; i < entry->inode->n_xattrs; i++)
 		bytes += sizeof (struct tree_xattr) + strlen (entry->inode->xattrs[i].name) + 1 +
 			 entry->inode->xattrs[i].len;
 	return bytes;
@@ -311,10 +317,8 @@ tree_layer_add (struct tree_layer *layer, const struct silo_entry *entry, struct
 		r = silo_fail (err, SILO_EXHAUSTED,
 			       "layer %s: more than %zu bytes of names and attributes", layer->name,
 			       TREE_MAX_LAYER_BYTES);
-	if (r < 0) {
-		entry_clear (&copy);
+	if (r < 0)
 		return r;
-	}
 	layer->bytes += entry_bytes (&copy);
 	layer->entries[layer->n++] = copy;
 	return 0;

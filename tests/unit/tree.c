@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tree.c - tests of core/tree.c and tree-layer.c: what is refused at the door,
- * and how layers merge.  A tree is checked as text: one line per node.
+ * tree.c - tests of core/tree*.c: what is refused at the door, how a layer is
+ * built and how layers merge.  A tree is checked as text: one line per node.
+ * That podman merges likewise is tests/functional/test_podman.py's.
  */
 #include "core.h"
 #include "tap.h"
@@ -167,9 +168,74 @@ test_one_layer (void)
 	MERGES ("a link to what is missing", "layer L: hard link b: its target a does not exist",
 		"h b a,f a");
 	MERGES ("a link to a folder", "layer L: hard link b: a is a folder", "d a,h b a");
-	MERGES ("a path through a file", "layer L: a/b: a is no folder in this layer", "f a,f a/b");
-	MERGES ("a path through a symlink of the layer",
-		"layer L: a/b: a is no folder in this layer", "d d,l a d,f a/b");
+	MERGES ("a link to a whiteout", "layer L: hard link b: its target a does not exist", "f a",
+		"w a,h b a");
+	MERGES ("a path through a file",
+		"layer L: a/b: a part of this path is no folder in this layer", "f a,f a/b");
+}
+
+#define OUT  "out of the image, to no folder in this layer"
+#define GONE "to no folder in this layer"
+
+static void
+test_symlinks (void)
+{
+	MERGES ("a path through a symlink", "d d,f d/b,l a d", "d d,l a d,f a/b");
+	MERGES ("with folders to be made", "d d,d d/b*,f d/b/c,l a d", "d d,l a d,f a/b/c");
+	MERGES ("up and over", "d d,d e*,f d/x,l e/a ../d", "d d,l e/a ../d,f e/a/x");
+	MERGES ("through two", "d d,f d/x,l a d,l b a", "d d,l a d,l b a,f b/x");
+	MERGES ("through one in the middle of another", "d d,d d/e,f d/e/x,l a d,l b a/e/.",
+		"d d,d d/e,l a d,l b a/e/.,f b/x");
+	MERGES ("a symlink itself is replaced", "d d,f a", "d d,l a d,f a");
+	MERGES ("a folder replaces a symlink", "d a,d d,f a/x", "d d,l a d,d a,f a/x");
+	MERGES ("a whiteout through a symlink", "d d,l a d", "f d/x", "d d,l a d,w a/x");
+	MERGES ("an opaque folder through a symlink", "d d,l a d", "f d/x", "d d,l a d,o a");
+	MERGES ("a hard link through a symlink", "d d,f d/x x2,f h x2,l a d",
+		"d d,f d/x,l a d,h h a/x");
+	MERGES ("one of a lower layer is not followed", "d a*,d d,f a/x", "d d,l a d", "f a/x");
+	MERGES ("an absolute one", "layer L: a/b: the symlink a leads " OUT, "d d,l a /d,f a/b");
+	MERGES ("one that climbs", "layer L: a/b: the symlink a leads " OUT, "d d,l a ../d,f a/b");
+	MERGES ("one that climbs below", "layer L: d/a/b: the symlink a leads " OUT,
+		"d d,l d/a ../../d,f d/a/b");
+	MERGES ("for a hard link", "hard link h: layer L: a/b: the symlink a leads " OUT,
+		"d d,l a /d,h h a/b");
+	MERGES ("for a whiteout", "layer L: a/b: the symlink a leads " OUT, "l a /d,w a/b");
+	MERGES ("to what is missing", "layer L: a/b: the symlink a leads " GONE, "l a d,f a/b");
+	MERGES ("to what a lower layer has", "layer L: a/b: the symlink a leads " GONE, "d d",
+		"l a d,f a/b");
+	MERGES ("a loop", "layer L: a/x: the symlink a leads through too many others",
+		"l a b,l b a,f a/x");
+	MERGES ("a symlink that nobody follows may lead anywhere", "l a ../../../x",
+		"l a ../../../x");
+}
+
+/* Symlinks that lead deeper and deeper. */
+static void
+test_depth (void)
+{
+	struct tree *tree = NULL;
+	struct silo_error err = { 0 };
+	struct tree_layer *layer = layer_new ();
+	char deep[3000], path[3100];
+	for (size_t i = 0; i < sizeof (deep); i++)
+		deep[i] = i % 2 ? '/' : 'd';
+	deep[sizeof (deep) - 1] = '\0';
+	int r = tree_new (&tree, &err);
+	if (r == 0)
+		r = add (layer, SILO_ENTRY_FILE, deep, NULL, &err);
+	deep[sizeof (deep) - 4] = '\0';
+	if (r == 0)
+		r = add (layer, SILO_ENTRY_SYMLINK, "s", deep, &err);
+	snprintf (path, sizeof (path), "s/e/%s", deep);
+	if (r == 0)
+		r = add (layer, SILO_ENTRY_DIR, path, NULL, &err);
+	if (r < 0)
+		tap_bail ("%s", err.msg);
+	tap_is_int (tree_apply (tree, layer, &err), SILO_INVALID, "folders deeper than any path");
+	if (!tap_ok (strstr (err.msg, "too deep") != NULL, "and it says so"))
+		tap_note ("%s", err.msg);
+	tree_layer_free (layer);
+	tree_free (tree);
 }
 
 static void
@@ -177,13 +243,25 @@ test_layers (void)
 {
 	MERGES ("a whiteout removes a file", "f b", "f a,f b", "w a");
 	MERGES ("a whiteout removes a tree", "f x", "f a/b/c,f a/d,f x", "w a");
-	MERGES ("of what is missing it removes nothing", "f a", "f a", "w b,w a/b,w c/d");
+	MERGES ("of what is missing it removes nothing", "f a", "f a", "w b");
+	MERGES ("but its folders are made", "d a*,d c*,d c/d*", "f a", "w b,w a/b,w c/d/e");
 	MERGES ("it acts on lower layers only", "f a", "f a", "f a,w a");
-	MERGES ("also below a folder of this layer", "d a,f a/new", "f a/old", "w a,d a,f a/new");
+	MERGES ("before and after", "f a", "f a/x", "w a,f a");
+	MERGES ("on a folder of lower layers only", "d a,f a/new", "f a/old", "d a,f a/new,w a");
+	MERGES ("and so when the folder is not listed", "d a*,f a/new", "f a/old", "w a,f a/new");
+	MERGES ("a folder listed after it takes its place", "d a,f a/new,f a/old", "f a/old",
+		"w a,d a,f a/new");
+	MERGES ("a whiteout in a folder that is new", "d a,f a/x", "f b", "w b,d a,f a/x,w a/y");
+	MERGES ("below another, and below a file", "f f", "f a/b,f f", "w a,w a/b,f f,w f/x");
 	MERGES ("an opaque folder hides what is below", "d a*,f a/new", "f a/x,f a/y/z",
 		"f a/new,o a");
-	MERGES ("the opaque root", "f b", "f a,d c", "f b,o .");
-	MERGES ("opaque of a file is nothing", "f a", "f a", "o a");
+	MERGES ("before or after what is in it", "d a,f a/n", "f a/x", "o a,f a/n,d a");
+	MERGES ("the root cannot be opaque", "d c,f a,f b", "f a,d c", "f b,o .");
+	MERGES ("opaque of a file is nothing", "f a", "f a/x", "f a,o a");
+	MERGES ("it hides for links, too", "layer L: hard link b: its target a/x does not exist",
+		"f a/x", "o a,h b a/x");
+	MERGES ("a folder that nobody lists has new metadata", "d a*,f a/b,f a/c", "d a,f a/b",
+		"f a/c");
 	MERGES ("a folder over a folder keeps its children", "d a,f a/b", "f a/b", "d a");
 	MERGES ("a file over a folder", "f a", "f a/b", "f a");
 	MERGES ("a folder over a file", "d a*,f a/b", "f a", "f a/b");
@@ -192,7 +270,7 @@ test_layers (void)
 	MERGES ("back and forth", "d a,f a/c", "f a", "f a/b", "l a x", "d a,f a/c");
 	MERGES ("a hard link to a lower layer", "f a x2,f b x2", "f a", "h b a");
 	MERGES ("its other name removed above", "f b", "f a", "h b a", "w a");
-	MERGES ("a whiteout below a file", "f a", "f a", "w a/b");
+	MERGES ("a hard link to a folder's file below", "d d*,f b x2,f d/a x2", "f d/a", "h b d/a");
 }
 
 static void
@@ -280,6 +358,56 @@ test_xattrs (void)
 	tree_layer_free (layer);
 }
 
+/* What a hard link's header says counts for the file, as when it is unpacked. */
+static void
+test_link_metadata (void)
+{
+	const struct silo_xattr one[] = { { "user.b", { "1", 1 } }, { "user.a", { "1", 1 } } };
+	const struct silo_xattr two[] = { { "user.c", { "2", 1 } }, { "user.b", { "22", 2 } } };
+	const struct silo_entry entries[] = {
+		{ .type = SILO_ENTRY_FILE,
+		  .path = "f",
+		  .mode = 0600,
+		  .xattrs = one,
+		  .n_xattrs = 2 },
+		{ .type = SILO_ENTRY_HARDLINK,
+		  .path = "h",
+		  .target = "f",
+		  .mode = 04711,
+		  .uid = 7,
+		  .gid = 8,
+		  .mtime = -9,
+		  .mtime_nsec = 10,
+		  .xattrs = two,
+		  .n_xattrs = 2 },
+		{ .type = SILO_ENTRY_HARDLINK, .path = "i", .target = "f" },
+		{ .type = SILO_ENTRY_SYMLINK, .path = "l", .target = "f", .mtime = 5 },
+		{ .type = SILO_ENTRY_HARDLINK, .path = "m", .target = "l", .uid = 9, .mtime = 6 },
+	};
+	struct tree *tree = NULL;
+	struct tree_layer *layer = layer_new ();
+	struct silo_error err = { 0 };
+	int r = tree_new (&tree, &err);
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE (entries); i++)
+		r = tree_layer_add (layer, &entries[i], &err);
+	if (r == 0)
+		r = tree_apply (tree, layer, &err);
+	if (r < 0)
+		tap_bail ("%s", err.msg);
+	const struct tree_inode *f = tree_child (tree, tree_root (tree), "i", 1)->inode;
+	tap_ok (f->mode == (S_IFREG | 04711) && f->uid == 7 && f->gid == 8 && f->mtime == -9 &&
+		    f->mtime_nsec == 10 && f->links == 3,
+		"a hard link's metadata; of one that says nothing none");
+	tap_ok (f->n_xattrs == 3 && strcmp (f->xattrs[0].name, "user.a") == 0 &&
+		    f->xattrs[1].len == 2 && strcmp (f->xattrs[2].name, "user.c") == 0,
+		"xattrs of both");
+	const struct tree_inode *l = tree_child (tree, tree_root (tree), "m", 1)->inode;
+	tap_ok (l->mode == (S_IFLNK | 0777) && l->uid == 9 && l->mtime == 5,
+		"of a symlink only the owner");
+	tree_layer_free (layer);
+	tree_free (tree);
+}
+
 /* 50,000 names in a folder, and paths as deep as they may be, take no quadratic time. */
 static void
 test_large (void)
@@ -314,7 +442,10 @@ int
 main (void)
 {
 	test_one_layer ();
+	test_symlinks ();
+	test_depth ();
 	test_layers ();
+	test_link_metadata ();
 	test_refused ();
 	test_xattrs ();
 	test_large ();

@@ -336,7 +336,7 @@ give_file (struct reader *reader, struct member *member, struct silo_error *err)
 static int
 give_whiteout (struct reader *reader, const char *path, struct silo_error *err)
 {
-	static const char mark[] = ".wh.", own[] = ".wh..wh.", opaque[] = ".wh..wh..opq";
+	static const char mark[] = ".wh.", opaque[] = ".wh..wh..opq";
 	size_t len = strlen (path);
 	while (len > 0 && path[len - 1] == '/')
 		len--;
@@ -354,8 +354,6 @@ give_whiteout (struct reader *reader, const char *path, struct silo_error *err)
 	if (strcmp (name, opaque) == 0) {
 		entry.type = SILO_ENTRY_OPAQUE;
 		memcpy (name, ".", 2);
-	} else if (strncmp (name, own, strlen (own)) == 0) {
-		r = 1; /* what aufs kept for itself */
 	} else {
 		memmove (name, name + strlen (mark), strlen (name + strlen (mark)) + 1);
 		if (*name == '\0' || strcmp (name, ".") == 0 || strcmp (name, "..") == 0)
@@ -415,9 +413,49 @@ entry_numbers (struct reader *reader, const struct member *member, struct silo_e
 	return 0;
 }
 
+/* The root folder's own entry says nothing: podman takes neither mode nor owner from it. */
+static bool
+is_root (const char *path)
+{
+	while (*path == '/' || (*path == '.' && (path[1] == '/' || path[1] == '\0')))
+		path++;
+	return *path == '\0';
+}
+
+/* In a layer, what overlayfs keeps on files is a mark for the mount, not contents: podman unpacks
+ * it, and the mount acts on it and hides it.  Only that for an opaque folder is obeyed.
+ * Leaves the marks out; true: the folder is opaque. */
+static bool
+entry_marks (struct silo_entry *entry, struct silo_xattr *xattrs)
+{
+	static const char marks[] = "trusted.overlay.", opaque[] = "opaque";
+	bool hides = false;
+	size_t used = 0;
+	for (size_t i = 0; i < entry->n_xattrs; i++) {
+		const struct silo_xattr xattr = xattrs[i];
+		if (strncmp (xattr.name, marks, strlen (marks)) != 0)
+			xattrs[used++] = xattr;
+		else if (strcmp (xattr.name + strlen (marks), opaque) == 0)
+			hides = xattr.value.len == 1 && memcmp (xattr.value.data, "y", 1) == 0;
+	}
+	entry->n_xattrs = used;
+	return hides && entry->type == SILO_ENTRY_DIR;
+}
+
+/* An entry that hides what lower layers have at the same path. */
+static int
+give_hidden (struct reader *reader, enum silo_entry_type type, const char *path,
+	     struct silo_error *err)
+{
+	const struct silo_entry entry = { .type = type, .path = path };
+	return silo_layer_entry (reader->layer, &entry, err);
+}
+
 static int
 member_give (struct reader *reader, struct member *member, struct silo_error *err)
 {
+	if (is_root (member->path) && *member->path)
+		return 0;
 	int r = give_whiteout (reader, member->path, err);
 	if (r != 0)
 		return r < 0 ? r : 0;
@@ -441,7 +479,13 @@ member_give (struct reader *reader, struct member *member, struct silo_error *er
 		entry.target = member->target;
 	if (entry.type == SILO_ENTRY_FILE)
 		entry.size = member->size;
-	r = silo_layer_entry (reader->layer, &entry, err);
+	/* A device 0/0 is overlayfs' own form of a whiteout. */
+	if (entry.type == SILO_ENTRY_CHAR && entry.rdev_major == 0 && entry.rdev_minor == 0)
+		return give_hidden (reader, SILO_ENTRY_WHITEOUT, entry.path, err);
+	if (entry_marks (&entry, reader->pax.xattrs))
+		r = give_hidden (reader, SILO_ENTRY_OPAQUE, entry.path, err);
+	if (r == 0)
+		r = silo_layer_entry (reader->layer, &entry, err);
 	if (r == 0 && entry.size > 0)
 		r = give_file (reader, member, err);
 	return r;
