@@ -206,7 +206,8 @@ static int
 index_run (struct cli *cli, const struct index_args *args, const volatile int *cancelled)
 {
 	struct progress progress = { .terminal = isatty (STDERR_FILENO) };
-	const struct import_progress import = { progress_print, &progress, cancelled, -1 };
+	const struct import_progress import = { progress_print, &progress, cancelled,
+						args->source.cancel_fd };
 	const struct index_request request = { &args->source, args->name, false, &import };
 	_cleanup_free_ struct image_copy *copy = NULL;
 	struct core *core = NULL;
@@ -217,7 +218,7 @@ index_run (struct cli *cli, const struct index_args *args, const volatile int *c
 		r = image_index (core, &request, &copy, &known, &err);
 	core_close (core);
 	progress_wipe (&progress);
-	if (r < 0 && *cancelled) {
+	if (r < 0 && (*cancelled || r == SILO_CANCELLED)) {
 		fputs ("silo: stopped, nothing was changed\n", stderr);
 		return EXIT_STOPPED;
 	}
@@ -235,6 +236,8 @@ cmd_index (struct cli *cli)
 		return status;
 	if (stopper_start (&stopper, &err) < 0)
 		return cli_fail (&err);
+	/* Nobody reads the signals: once there is one, it can be polled for ever. */
+	args.source.cancel_fd = stopper.signals;
 	status = index_run (cli, &args, &stopper.cancelled);
 	stopper_stop (&stopper);
 	return status;

@@ -691,7 +691,7 @@ def test_interrupt(silo):
 
 
 def test_interrupt_of_a_fetch(silo, registry):
-    """skopeo ends with it, and its temporary folder goes."""
+    """skopeo ends with it."""
     make_layout(silo.path("oci"), [layer_tar(("a", os.urandom(30 << 20)))])
     target = registry.push(silo.path("oci"), "big:1")
     silo.images()
@@ -713,7 +713,7 @@ def test_kill_during_a_fetch(silo, registry):
     process.kill()
     process.communicate()
     assert silo.images() == {}
-    assert os.listdir(silo.state + "/tmp") == []
+    assert not os.path.exists(silo.state + "/tmp")
     assert silo.index(target, "--tls-verify=false")["inodes"] == 2
 
 

@@ -4,10 +4,12 @@ plugin_LTLIBRARIES += image-oci.la
 image_oci_la_SOURCES = \
 	%D%/oci.h \
 	%D%/oci.c \
-	%D%/fetch.c \
+	%D%/reference.c \
 	%D%/temp.c \
+	%D%/skopeo.c \
+	%D%/proxy.c \
 	%D%/manifest.c \
-	%D%/layer.c
+	%D%/layers.c
 image_oci_la_CPPFLAGS = $(AM_CPPFLAGS) $(tar_cppflags) $(JANSSON_CFLAGS)
 image_oci_la_LDFLAGS = $(module_ldflags)
 image_oci_la_LIBADD = libimage-tar.la libsilo.la $(JANSSON_LIBS)

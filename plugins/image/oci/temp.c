@@ -64,8 +64,7 @@ make_locked (char *path, int *ret_fd)
 	if (!mkdtemp (path))
 		return -1;
 	int fd = open (path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) == 0 && mkdirat (fd, "image", 0700) == 0 &&
-	    mkdirat (fd, "work", 0700) == 0) {
+	if (fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) == 0) {
 		*ret_fd = fd;
 		return 0;
 	}
@@ -122,25 +121,4 @@ temp_clean (const struct oci *oci)
 			close (temp.fd);
 	}
 	closedir (dir);
-}
-
-int64_t
-temp_size (const struct temp *temp, const char *name)
-{
-	int fd = openat (temp->fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd >= 0 ? fdopendir (fd) : NULL;
-	int64_t size = 0;
-	if (!dir) {
-		if (fd >= 0)
-			close (fd);
-		return 0;
-	}
-	for (const struct dirent *entry; (entry = readdir (dir));) {
-		struct stat st;
-		if (fstatat (dirfd (dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-		    S_ISREG (st.st_mode))
-			size += st.st_size;
-	}
-	closedir (dir);
-	return size;
 }
