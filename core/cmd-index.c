@@ -77,8 +77,10 @@ stopper_run (void *arg)
 	struct pollfd fds[] = { { stopper->signals, POLLIN, 0 }, { stopper->done, POLLIN, 0 } };
 	while (poll (fds, 2, -1) < 0 && errno == EINTR)
 		;
-	if (fds[0].revents)
+	if (fds[0].revents) {
 		stopper->cancelled = 1;
+		(void) fault_at ("index-stopping", NULL);
+	}
 	return NULL;
 }
 

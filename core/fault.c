@@ -17,13 +17,13 @@
 struct fault {
 	char point[FAULT_MAX_NAME];
 	unsigned long nth;
-	enum { FAULT_KILL, FAULT_ERROR, FAULT_ENOSPC, FAULT_STOP } how;
+	enum { FAULT_KILL, FAULT_ERROR, FAULT_ENOSPC, FAULT_WAIT } how;
 };
 
 static int
 fault_parse (const char *text, struct fault *ret)
 {
-	static const char *const words[] = { "kill", "error", "enospc", "stop" };
+	static const char *const words[] = { "kill", "error", "enospc", "wait" };
 	struct fault fault = { .nth = 1, .how = FAULT_KILL };
 	size_t len = strcspn (text, "@=");
 	if (len == 0 || len >= sizeof (fault.point))
@@ -66,6 +66,22 @@ fault_log (const char *file, const char *point, struct silo_error *err)
 	return 0;
 }
 
+/* This thread alone waits, so that a test sees what the others do meanwhile. */
+static int
+fault_wait (struct silo_error *err)
+{
+	const char *gate = secure_getenv ("SILO_FAULT_GATE");
+	char byte;
+	ssize_t n;
+	if (!gate)
+		return silo_fail (err, SILO_INVALID, "SILO_FAULT_GATE is not set");
+	_cleanup_close_ int fd = open (gate, O_RDONLY | O_CLOEXEC);
+	while (fd >= 0 && (n = read (fd, &byte, 1)) != 0)
+		if (n < 0 && errno != EINTR)
+			break;
+	return fd < 0 ? silo_fail_sys (err, errno, "SILO_FAULT_GATE=%s", gate) : 0;
+}
+
 int
 fault_at (const char *point, struct silo_error *err)
 {
@@ -81,7 +97,7 @@ fault_at (const char *point, struct silo_error *err)
 		return r;
 	if (fault_parse (text, &fault) < 0)
 		return silo_fail (err, SILO_INVALID,
-				  "SILO_FAULT=%.80s: expected POINT[@N][=kill|error|enospc|stop]",
+				  "SILO_FAULT=%.80s: expected POINT[@N][=kill|error|enospc|wait]",
 				  text);
 	if (strcmp (fault.point, point) != 0 || atomic_fetch_add (&passed, 1) + 1 != fault.nth)
 		return 0;
@@ -90,9 +106,8 @@ fault_at (const char *point, struct silo_error *err)
 		return silo_fail (err, SILO_INTERNAL, "fault point %s", point);
 	case FAULT_ENOSPC:
 		return silo_fail_sys (err, ENOSPC, "fault point %s", point);
-	case FAULT_STOP:
-		kill (getpid (), SIGSTOP);
-		return 0;
+	case FAULT_WAIT:
+		return fault_wait (err);
 	case FAULT_KILL:
 		kill (getpid (), SIGKILL);
 	}

@@ -4,7 +4,8 @@
  * operation fail.  Only builds that were configured with --enable-faults have
  * them; in all others they are nothing at all.
  *
- *     SILO_FAULT=POINT[@N][=kill|error|enospc|stop]   the N-th pass, default the first, kill
+ *     SILO_FAULT=POINT[@N][=kill|error|enospc|wait]   the N-th pass, default the first, kill
+ *     SILO_FAULT_GATE=FIFO                            where to wait, until its writer closes it
  *     SILO_FAULT_LOG=FILE                             append the name of each point passed
  *
  * An import goes through these, in this order (the first four often):

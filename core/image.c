@@ -367,9 +367,10 @@ find_python (struct index *index, const char *config, struct image_python *ret,
 }
 
 static int
-store_record (struct index *index, const char *config, const struct meta_info *info,
+store_record (struct index *index, struct silo_import *import, const struct meta_info *info,
 	      struct image_copy **ret, bool *ret_known, struct silo_error *err)
 {
+	const char *config = import_config (import);
 	struct image_python python = { 0 };
 	struct silo_image *image = &index->image;
 	*image = (struct silo_image){
@@ -395,14 +396,15 @@ store_record (struct index *index, const char *config, const struct meta_info *i
 		     strcmp (old->image.config, config) == 0;
 	_cleanup_free_ struct image_copy *copy = NULL;
 	r = image_copy (image, &copy, err);
+	if (r == 0 && silo_import_cancelled (import))
+		r = silo_fail (err, SILO_CANCELLED, "stopped");
 	if (r == 0)
 		r = fault_at ("record", err);
 	if (r == 0)
 		r = instance_call (index->core->wiring.storage, storage, image_put, image, err);
-	if (r == 0)
-		r = fault_at ("recorded", err);
 	if (r < 0)
 		return r;
+	(void) fault_at ("recorded", NULL); /* too late for an error */
 	*ret = silo_steal (&copy);
 	*ret_known = known;
 	return 0;
@@ -438,7 +440,7 @@ import_run (struct index *index, struct silo_import *import, struct image_copy *
 		unlinkat (index->folder.fd, temp, 0);
 		return r;
 	}
-	return store_record (index, import_config (import), &info, ret, ret_known, err);
+	return store_record (index, import, &info, ret, ret_known, err);
 }
 
 static void
