@@ -160,6 +160,8 @@ map_find (struct reader *reader, struct member *member, struct silo_error *err)
 	struct map map = { .at = BLOCK };
 	int64_t count = 0, offset = 0, len = 0;
 	int r = map_number (reader, member, &map, &count, err);
+	if (r == 0 && count < 0)
+		r = no_sense (reader, err);
 	for (int64_t i = 0; r == 0 && i < count; i++) {
 		r = map_number (reader, member, &map, &offset, err);
 		if (r == 0)
