@@ -13,6 +13,12 @@ struct cli_size {
 };
 struct cli_size cli_size (int64_t bytes);
 
+/* "3 hours ago" */
+struct cli_age {
+	char text[24];
+};
+struct cli_age cli_age (int64_t when);
+
 /* An image's record; NULL: no memory. */
 json_t *cli_image_json (const struct silo_image *image);
 

@@ -17,6 +17,7 @@ static const struct {
 	{ "images", cmd_images, "list images" },
 	{ "rm", cmd_rm, "remove images" },
 	{ "gc", cmd_gc, "remove what no image needs" },
+	{ "du", cmd_du, "how much room images take" },
 	{ "mount", cmd_mount, "mount an image on a folder" },
 	{ "umount", cmd_umount, "unmount it" },
 	{ "ps", cmd_ps, "list tasks and workers" },

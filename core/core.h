@@ -461,7 +461,7 @@ struct cli {
 
 typedef int cli_fn (struct cli *cli); /* returns the exit status */
 
-cli_fn cmd_serve, cmd_index, cmd_images, cmd_rm, cmd_gc, cmd_mount, cmd_umount, cmd_plugins,
+cli_fn cmd_serve, cmd_index, cmd_images, cmd_rm, cmd_gc, cmd_du, cmd_mount, cmd_umount, cmd_plugins,
     cmd_check, cmd_doctor, cmd_ps, cmd_logs, cmd_cancel, cmd_status;
 
 /* Print "silo: <message>" on stderr and return the exit status for it: 2 for errors of usage

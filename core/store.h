@@ -34,6 +34,36 @@ int image_unpinned (struct core *core, const struct image_folder *folder, const 
 /* The digest in "HEX.erofs"; false for other names. */
 bool image_file_parse (const char *name, struct silo_digest *ret);
 
+/* -- image-usage.c ------------------------------------------------------------- */
+
+struct image_usage {
+	struct image_copy *record;
+	size_t meta;            /* which metadata file: images with the same tree share one */
+	bool damaged;           /* that file cannot be read, and the fields below are 0 */
+	int64_t files;          /* regular files; names of the same file count once */
+	int64_t unique, shared; /* bytes of its objects: no other image has them, another has */
+	int64_t unique_objects, shared_objects;
+};
+
+struct images_usage {
+	struct image_usage *item; /* by name */
+	size_t n;
+};
+
+/* All images, and what each has for itself. */
+int images_usage (struct core *core, struct images_usage *ret, struct silo_error *err);
+void images_usage_free (struct images_usage *usage);
+
+struct store_usage {
+	int64_t objects, object_bytes;
+	int64_t object_disk; /* bytes that they take on the disk; -1: unknown */
+	int64_t metas, meta_bytes;
+	int64_t layers, layer_bytes; /* layer records */
+	int64_t database;            /* bytes of the storage plugin's files; -1: unknown */
+};
+
+int store_usage (struct core *core, struct store_usage *ret, struct silo_error *err);
+
 /* -- image-remove.c ------------------------------------------------------------ */
 
 /* Only the record, with STATE/images locked exclusively; image_collect takes the rest. */

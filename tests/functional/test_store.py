@@ -4,12 +4,16 @@
 Real daemons, workers and mounts; objects are counted on the disk.
 """
 
+import fcntl
 import json
 import os
 import pathlib
+import pty
 import shutil
 import signal
+import struct
 import subprocess
+import termios
 import threading
 
 import pytest
@@ -201,6 +205,84 @@ def test_damaged_metadata_keeps_objects(store):
     assert image["meta"] in done.stderr and len(objects(store)) == 2
     store.ok("rm", "a:1")
     assert objects(store) == {} and metas(store) == set()
+
+
+# -- what takes how much -------------------------------------------------------------------
+
+
+def three_images(store):
+    index(store, "a", "a:1", {"x": "1" * 1000, "y": "shared" * 1000, "empty": ""})
+    index(store, "b", "b:1", {"x": "2" * 300, "y": "shared" * 1000})
+    index(store, "b", "b:2", {}, fresh=False)
+
+
+def test_images(store):
+    """What an image has for itself is what its removal frees."""
+    three_images(store)
+    a, b, b2 = store.json("images")
+    assert (a["size"], a["unique"], a["shared"], a["files"]) == (7000, 1000, 6000, 3)
+    assert (b["size"], b["unique"], b["shared"], b["files"]) == (6300, 0, 6300, 2)
+    assert (b2["unique"], b2["shared"]) == (0, 6300)
+    assert not a["damaged"] and a["layers"] == []
+    report = json.loads(store.ok("rm", "a:1", "--json"))
+    assert report["object_bytes"] == a["unique"] and report["objects"] == a["unique_objects"]
+    store.ok("rm", "b:2")
+    (b,) = store.json("images")
+    assert (b["unique"], b["shared"]) == (6300, 0)
+
+
+def terminal(one, columns, *arguments):
+    """What a terminal of so many columns shows."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        os.execve(one.silo_bin, [one.silo_bin, *arguments], one.env)
+    shown = b""
+    try:
+        while data := os.read(fd, 4096):
+            shown += data
+    except OSError:  # EIO: the terminal is closed
+        pass
+    os.close(fd)
+    assert os.waitpid(pid, 0)[1] == 0, shown
+    return shown.decode().splitlines()
+
+
+def test_images_on_terminals(store):
+    index(store, "a", "registry.example/some/longer/name:2026-11", {"x": "1"})
+    for columns in (80, 100):
+        lines = terminal(store, columns, "images")
+        assert len(lines) == 2 and max(map(len, lines)) <= columns
+        assert "SIZE" in lines[0] and "UNIQUE" in lines[0] and "SOURCE" not in lines[0]
+    everything = ["DIGEST", "PYTHON", "SIZE", "UNIQUE", "SHARED", "FILES", "LAYERS"]
+    for text in (terminal(store, 200, "images")[0], store.ok("images")):
+        assert all(word in text for word in ["NAME", *everything, "INDEXED", "SOURCE"])
+
+
+def test_du(store):
+    three_images(store)
+    store.ok("rm", "b:1")
+    du = store.json("du")
+    assert [(i["name"], i["unique"], i["shared"]) for i in du["images"]] == [
+        ("a:1", 1000, 6000),
+        ("b:2", 300, 6000),
+    ]
+    assert (du["objects"]["count"], du["objects"]["bytes"]) == (3, 7300)
+    blocks = sum(p.stat().st_blocks for p in objects(store).values())
+    assert du["objects"]["disk"] == 512 * blocks
+    assert du["metadata_files"]["count"] == 2 and du["layer_records"]["count"] == 0
+    # While it is open there are files beside it.
+    assert du["database"] >= os.stat(silo_path(store, "silo.db")).st_size
+    assert du["unreferenced"] == 0
+    index(store, "b", "b:2", {"x": "3" * 10, "y": "shared" * 1000})
+    would = store.json("gc", "--dry-run")["bytes"]
+    assert store.json("du")["unreferenced"] == would > 300
+    # One that is damaged is said to be, the others are counted.
+    meta = store.json("images")[0]["meta"]
+    os.truncate(silo_path(store, "images", meta + ".erofs"), 1024)
+    du = store.json("du")
+    assert [i["damaged"] for i in du["images"]] == [True, False]
+    assert du["unreferenced"] is None and "fsck" in store.ok("du")
 
 
 # -- what is in use -----------------------------------------------------------------------
