@@ -267,7 +267,6 @@ image_default_name (const char *reference, char **ret, struct silo_error *err)
 struct index {
 	struct core *core;
 	const struct silo_image_source *source;
-	const struct import_progress *progress;
 	struct image_folder folder;
 	struct silo_instance *instance; /* whose reference it is */
 	struct silo_buf id;             /* "" when only an import can tell */
@@ -305,21 +304,76 @@ index_id (const struct index *index)
 	return index->id.len > 0 ? (const char *) index->id.data : "";
 }
 
-/* Is the same image recorded, complete and under this name? */
+/* Is its metadata file there, and what the record says? */
 static bool
-is_known (struct index *index, struct image_copy **ret)
+meta_plausible (struct core *core, const struct silo_image *image)
 {
-	_cleanup_free_ struct image_copy *old = NULL;
 	char path[PATH_MAX];
-	struct stat st;
-	if (index->id.len == 0 || image_get (index->core, index->name, &old, NULL) < 0)
+	struct silo_meta *meta = NULL;
+	struct silo_meta_inode root;
+	if (image_meta_path (core, image, path, sizeof (path), NULL) < 0 ||
+	    silo_meta_open (path, &meta, NULL) < 0)
 		return false;
-	if (strcmp (old->image.source_id, index_id (index)) != 0 ||
-	    image_meta_path (index->core, &old->image, path, sizeof (path), NULL) < 0 ||
-	    stat (path, &st) < 0 || st.st_size == 0)
-		return false;
-	*ret = silo_steal (&old);
-	return true;
+	bool good = silo_meta_inodes (meta) == (uint64_t) image->inodes &&
+		    silo_meta_stat (meta, silo_meta_root (meta), &root, NULL) == 0;
+	silo_meta_close (meta);
+	return good;
+}
+
+struct same {
+	const char *id, *name;
+	struct image_copy *copy;
+	struct silo_error *err;
+	int r;
+};
+
+/* The record of this id; the one of this name if there are several. */
+static int
+same_take (void *arg, const struct silo_image *image)
+{
+	struct same *same = arg;
+	bool named = strcmp (image->name, same->name) == 0;
+	if (strcmp (image->source_id ? image->source_id : "", same->id) != 0 ||
+	    (same->copy && !named))
+		return 0;
+	free (silo_steal (&same->copy));
+	same->r = image_copy (image, &same->copy, same->err);
+	return same->r < 0 || named;
+}
+
+/* Is the same image recorded and complete?  If under another name only, it gets this one, too.
+ * *ret is NULL when it is not known. */
+static int
+find_known (struct index *index, struct image_copy **ret, struct silo_error *err)
+{
+	struct silo_instance *storage = index->core->wiring.storage;
+	struct same same = { .id = index_id (index), .name = index->name, .err = err };
+	*ret = NULL;
+	if (!storage)
+		return silo_fail (err, SILO_PRECONDITION, "there is no storage");
+	if (index->id.len == 0)
+		return 0;
+	int r = instance_call (storage, storage, image_list, same_take, &same, err);
+	_cleanup_free_ struct image_copy *old = same.copy;
+	if (r == 0)
+		r = same.r;
+	if (r < 0 || !old || !meta_plausible (index->core, &old->image))
+		return r;
+	if (strcmp (old->image.name, index->name) == 0) {
+		*ret = silo_steal (&old);
+		return 0;
+	}
+	struct silo_image image = old->image;
+	_cleanup_free_ struct image_copy *copy = NULL;
+	image.name = index->name;
+	image.source = index->source->reference;
+	image.created = silo_now ();
+	r = image_copy (&image, &copy, err);
+	if (r == 0)
+		r = instance_call (storage, storage, image_put, &image, err);
+	if (r == 0)
+		*ret = silo_steal (&copy);
+	return r;
 }
 
 /* Is the metadata file of this name there and sound? */
@@ -452,42 +506,89 @@ index_clear (struct index *index)
 	free (index->name);
 }
 
+static int
+index_open (struct index *index, const struct index_request *request, struct silo_error *err)
+{
+	const char *name = request->name;
+	int r = name ? name_check (name, err) : 0;
+	if (r == 0)
+		r = name ? util_strdup (name, &index->name, err)
+			 : image_default_name (index->source->reference, &index->name, err);
+	if (r == 0)
+		r = image_folder_open (index->core, LOCK_SH, &index->folder, err);
+	return r < 0 ? r : identify (index, err);
+}
+
+/* STATE/images/unclean: an import has failed while others were at work. */
+static bool
+unclean_get (const struct index *index)
+{
+	return faccessat (index->folder.fd, "unclean", F_OK, 0) == 0;
+}
+
+static void
+unclean_set (const struct index *index)
+{
+	util_close (&(int){ openat (index->folder.fd, "unclean",
+				    O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) });
+}
+
+/* An import that failed leaves no trace: what it brought belongs to nobody, and goes as soon as
+ * nobody else imports. */
+static void
+index_settle (struct index *index, bool failed)
+{
+	struct image_folder alone = { -1, -1 };
+	struct silo_error why = { 0 };
+	if (!failed && !unclean_get (index))
+		return;
+	unclean_set (index);
+	image_folder_close (&index->folder);
+	index->folder = alone;
+	int r = image_folder_open (index->core, LOCK_EX | LOCK_NB, &alone, &why);
+	if (r == 0) {
+		r = image_collect (index->core, &alone, false, NULL, &why);
+		if (r == 0)
+			unlinkat (alone.fd, "unclean", 0);
+		image_folder_close (&alone);
+	}
+	if (r < 0)
+		silo_log (&index->core->host, SILO_DEBUG,
+			  "what was imported in vain stays for now: %s", why.msg);
+}
+
 int
 image_index (struct core *core, const struct index_request *request, struct image_copy **ret,
 	     bool *ret_known, struct silo_error *err)
 {
-	const char *name = request->name;
 	struct silo_image_source source = *request->source;
 	SILO_CLEANUP (index_clear)
 	struct index index = {
 		.core = core,
 		.source = &source,
-		.progress = request->progress,
 		.folder = { -1, -1 },
 		.id = SILO_BUF (4096),
 		.layers = SILO_BUF (64 << 10),
 	};
 	struct silo_import *import = NULL;
-	int r = name ? name_check (name, err) : 0;
-	if (r == 0)
-		r = name ? util_strdup (name, &index.name, err)
-			 : image_default_name (source.reference, &index.name, err);
-	if (r == 0)
-		r = image_folder_open (core, LOCK_SH, &index.folder, err);
-	if (r == 0)
-		r = identify (&index, err);
+	struct image_copy *known = NULL;
+	source.cancel_fd = request->progress ? request->progress->cancel_fd : -1;
+	int r = index_open (&index, request, err);
+	if (r == 0 && !request->again)
+		r = find_known (&index, &known, err);
 	if (r < 0)
 		return r;
-	if (!request->again && is_known (&index, ret)) {
+	if (known) {
+		*ret = known;
 		*ret_known = true;
 		return 0;
 	}
 	source.id = index_id (&index);
-	source.cancel_fd = request->progress ? request->progress->cancel_fd : -1;
 	r = import_new (core, request->progress, &import, err);
 	if (r == 0)
 		r = import_run (&index, import, ret, ret_known, err);
 	import_free (import);
+	index_settle (&index, r < 0);
 	/* The request was a good one: what is wrong is what it led to. */
 	if (r == SILO_INVALID)
 		r = err ? err->code = SILO_DATALOSS : SILO_DATALOSS;

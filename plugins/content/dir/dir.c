@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * dir.c - objects as files in a folder: PATH/ab/cdef..., mode 0444.  New ones
- * are written in PATH/staging and then renamed, so that an object is complete
- * or absent and all of them are born in one folder, which keeps ext4 from
- * scattering them.  Stages are locked by their writer; what is not locked was
- * left by a process that died.  No state but one descriptor: any thread, any
- * number of processes.
+ * are written in one folder of this instance, PATH/staging/<random>, and then
+ * renamed, so that an object is complete or absent and all of them are born in
+ * one folder, which keeps ext4 from scattering them.  The folder is made with
+ * the first object and locked as long as its owner lives; one that is not
+ * locked was left by a process that died.  Any thread, any number of processes.
  */
 #include <silo/silo.h>
 
@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,11 +29,16 @@ struct dir {
 	const char *path;
 	struct silo_host *host;
 	int fd;
+	pthread_mutex_t lock; /* the fields below */
+	int staging;          /* this instance's folder, locked; -1: not needed yet */
+	char staging_name[sizeof (STAGING) + 17];
+	bool chmod; /* the umask takes bits of 0444 away */
+	uint64_t n; /* stages so far */
 };
 
 struct stage {
 	int fd;
-	char name[sizeof (STAGING) + 33]; /* relative to the folder */
+	char name[17]; /* in the instance's folder */
 };
 
 static const struct silo_option dir_options[] = {
@@ -129,25 +136,83 @@ dir_read (void *self, const struct silo_digest *digest, int64_t offset, void *to
 
 /* -- writing ---------------------------------------------------------------------- */
 
+/* Hold the lock of all of PATH/staging, for as long as a folder there is made or removed: one
+ * that is new is not locked yet. */
+static int
+staging_lock (const struct dir *dir, struct silo_error *err)
+{
+	int fd = openat (dir->fd, STAGING, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	int r = -1;
+	while (fd >= 0 && (r = flock (fd, LOCK_EX)) < 0 && errno == EINTR)
+		;
+	if (r == 0)
+		return fd;
+	r = silo_fail_sys (err, errno, "%s/" STAGING, dir->path);
+	if (fd >= 0)
+		close (fd);
+	return r;
+}
+
+static int
+staging_open (struct dir *dir, struct silo_error *err)
+{
+	uint64_t random = 0;
+	struct stat st;
+	int r = silo_random (&random, sizeof (random), err);
+	int all = r < 0 ? r : staging_lock (dir, err);
+	if (all < 0)
+		return all;
+	snprintf (dir->staging_name, sizeof (dir->staging_name), STAGING "/%016" PRIx64, random);
+	int fd = -1;
+	/* Its mode tells the umask.  PATH/staging is closed to others. */
+	if (mkdirat (dir->fd, dir->staging_name, 0777) == 0)
+		fd = openat (dir->fd, dir->staging_name,
+			     O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 || flock (fd, LOCK_EX | LOCK_NB) < 0 || fstat (fd, &st) < 0) {
+		r = silo_fail_sys (err, errno, "%s/%s", dir->path, dir->staging_name);
+		if (fd >= 0)
+			close (fd);
+		unlinkat (dir->fd, dir->staging_name, AT_REMOVEDIR);
+	} else {
+		dir->chmod = (st.st_mode & 0444) != 0444;
+		dir->staging = fd;
+	}
+	close (all);
+	return r;
+}
+
+static int
+stage_name (struct dir *dir, struct stage *stage, struct silo_error *err)
+{
+	int r = 0;
+	pthread_mutex_lock (&dir->lock);
+	if (dir->staging < 0)
+		r = staging_open (dir, err);
+	uint64_t n = dir->n++;
+	pthread_mutex_unlock (&dir->lock);
+	snprintf (stage->name, sizeof (stage->name), "%" PRIx64, n);
+	return r;
+}
+
 static int
 dir_stage (void *self, int *ret_fd, void **ret_stage, struct silo_error *err)
 {
-	const struct dir *dir = self;
-	uint64_t random[2];
-	int r = silo_random (random, sizeof (random), err);
-	if (r < 0)
-		return r;
+	struct dir *dir = self;
 	struct stage *stage = calloc (1, sizeof (*stage));
 	if (!stage)
 		return silo_fail_nomem (err);
-	snprintf (stage->name, sizeof (stage->name), STAGING "/%016" PRIx64 "%016" PRIx64,
-		  random[0], random[1]);
-	stage->fd = openat (dir->fd, stage->name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	/* Until it is locked it is empty, and clean_staging leaves young empty ones alone. */
-	if (stage->fd < 0 || flock (stage->fd, LOCK_EX | LOCK_NB) < 0) {
-		r = silo_fail_sys (err, errno, "%s/%s", dir->path, stage->name);
+	stage->fd = -1;
+	int r = stage_name (dir, stage, err);
+	if (r == 0) {
+		stage->fd = openat (dir->staging, stage->name,
+				    O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0444);
+		if (stage->fd < 0 || (dir->chmod && fchmod (stage->fd, 0444) < 0))
+			r = silo_fail_sys (err, errno, "%s/%s/%s", dir->path, dir->staging_name,
+					   stage->name);
+	}
+	if (r < 0) {
 		if (stage->fd >= 0) {
-			unlinkat (dir->fd, stage->name, 0);
+			unlinkat (dir->staging, stage->name, 0);
 			close (stage->fd);
 		}
 		free (stage);
@@ -163,7 +228,7 @@ dir_abort (void *self, void *arg)
 {
 	const struct dir *dir = self;
 	struct stage *stage = arg;
-	unlinkat (dir->fd, stage->name, 0);
+	unlinkat (dir->staging, stage->name, 0);
 	close (stage->fd);
 	free (stage);
 }
@@ -177,17 +242,18 @@ is_there (const struct dir *dir, const struct name *name, int fd)
 	       fstat (fd, &ours) == 0 && S_ISREG (there.st_mode) && there.st_size == ours.st_size;
 }
 
+/* Most objects are new: whether one is there is asked by renaming without replacing. */
 static int
-rename_stage (const struct dir *dir, const struct stage *stage, const struct name *name)
+stage_rename (const struct dir *dir, const struct stage *stage, const struct name *name)
 {
-	char folder[3] = { name->text[0], name->text[1] };
-	if (fchmod (stage->fd, 0444) < 0)
-		return -1;
-	if (renameat (dir->fd, stage->name, dir->fd, name->text) == 0)
+	if (renameat2 (dir->staging, stage->name, dir->fd, name->text, RENAME_NOREPLACE) == 0)
 		return 0;
-	if (errno != ENOENT || (mkdirat (dir->fd, folder, 0755) < 0 && errno != EEXIST))
+	/* EINVAL: the file system cannot do that. */
+	if (errno != EEXIST && errno != EINVAL)
 		return -1;
-	return renameat (dir->fd, stage->name, dir->fd, name->text);
+	if (is_there (dir, name, stage->fd))
+		return unlinkat (dir->staging, stage->name, 0);
+	return renameat (dir->staging, stage->name, dir->fd, name->text);
 }
 
 static int
@@ -196,12 +262,12 @@ dir_commit (void *self, void *arg, const struct silo_digest *digest, struct silo
 	const struct dir *dir = self;
 	struct stage *stage = arg;
 	const struct name name = name_of (digest);
-	if (is_there (dir, &name, stage->fd)) {
-		dir_abort (self, stage);
-		return 0;
-	}
-	if (rename_stage (dir, stage, &name) < 0) {
-		int r = silo_fail_sys (err, errno, "object %s/%s", dir->path, name.text);
+	const char folder[3] = { name.text[0], name.text[1] };
+	int r = stage_rename (dir, stage, &name);
+	if (r < 0 && errno == ENOENT && (mkdirat (dir->fd, folder, 0755) == 0 || errno == EEXIST))
+		r = stage_rename (dir, stage, &name);
+	if (r < 0) {
+		r = silo_fail_sys (err, errno, "object %s/%s", dir->path, name.text);
 		dir_abort (self, stage);
 		return r;
 	}
@@ -376,28 +442,47 @@ dir_folder (void *self)
 
 /* -- life ----------------------------------------------------------------------------- */
 
+/* Remove a folder of stages, when nobody holds it. */
+static void
+clean_one (const struct dir *dir, int all, const char *name)
+{
+	int fd = openat (all, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 && errno == ENOTDIR)
+		unlinkat (all, name, 0); /* nobody writes files beside the folders */
+	if (fd < 0 || flock (fd, LOCK_EX | LOCK_NB) < 0) {
+		if (fd >= 0)
+			close (fd);
+		return;
+	}
+	DIR *folder = fdopendir (fd);
+	if (!folder) {
+		close (fd);
+		return;
+	}
+	int n = 0;
+	for (const struct dirent *entry; (entry = readdir (folder));)
+		if (strcmp (entry->d_name, ".") != 0 && strcmp (entry->d_name, "..") != 0)
+			n += unlinkat (fd, entry->d_name, 0) == 0;
+	unlinkat (all, name, AT_REMOVEDIR);
+	closedir (folder);
+	if (n > 0)
+		silo_log (dir->host, SILO_DEBUG, "removed %d unfinished objects", n);
+}
+
 /* Remove the stages that no living process holds. */
 static void
 clean_staging (const struct dir *dir)
 {
-	DIR *folder = folder_open (dir, STAGING);
-	if (!folder)
+	int all = staging_lock (dir, NULL);
+	DIR *folder = all >= 0 ? fdopendir (all) : NULL;
+	if (!folder) {
+		if (all >= 0)
+			close (all);
 		return;
-	for (const struct dirent *entry; (entry = readdir (folder));) {
-		if (entry->d_name[0] == '.')
-			continue;
-		int fd = openat (dirfd (folder), entry->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-		struct stat st;
-		/* A writer locks its stage right after making it: an empty one may be that new. */
-		if (fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) == 0 && fstat (fd, &st) == 0 &&
-		    (st.st_size > 0 || st.st_mtime + 60 < silo_now () / 1000000000)) {
-			silo_log (dir->host, SILO_DEBUG, "removing unfinished object %s",
-				  entry->d_name);
-			unlinkat (dirfd (folder), entry->d_name, 0);
-		}
-		if (fd >= 0)
-			close (fd);
 	}
+	for (const struct dirent *entry; (entry = readdir (folder));)
+		if (entry->d_name[0] != '.')
+			clean_one (dir, all, entry->d_name);
 	closedir (folder);
 }
 
@@ -405,10 +490,11 @@ static int
 dir_init (void *self, struct silo_host *host, struct silo_error *err)
 {
 	struct dir *dir = self;
-	dir->host = host;
-	dir->fd = -1;
 	if (*dir->path == '\0')
 		return silo_fail (err, SILO_INVALID, "path: expected a folder");
+	dir->host = host;
+	dir->fd = dir->staging = -1;
+	pthread_mutex_init (&dir->lock, NULL);
 	return 0;
 }
 
@@ -458,9 +544,20 @@ static void
 dir_stop (void *self)
 {
 	struct dir *dir = self;
+	if (dir->staging >= 0) {
+		unlinkat (dir->fd, dir->staging_name, AT_REMOVEDIR);
+		close (dir->staging);
+	}
 	if (dir->fd >= 0)
 		close (dir->fd);
-	dir->fd = -1;
+	dir->fd = dir->staging = -1;
+}
+
+static void
+dir_destroy (void *self)
+{
+	struct dir *dir = self;
+	pthread_mutex_destroy (&dir->lock);
 }
 
 static const struct silo_content_ops dir_ops = {
@@ -479,4 +576,4 @@ static const struct silo_content_ops dir_ops = {
 
 SILO_PLUGIN (dir_ops, .name = "dir", .version = "1.0", .summary = "objects as files in a folder",
 	     .flags = SILO_PARALLEL, .options = dir_options, .instance_size = sizeof (struct dir),
-	     .init = dir_init, .start = dir_start, .stop = dir_stop);
+	     .init = dir_init, .start = dir_start, .stop = dir_stop, .destroy = dir_destroy);
