@@ -50,11 +50,11 @@ static json_t *
 usage_json (const struct image_usage *usage)
 {
 	json_t *json = cli_image_json (&usage->record->image);
-	json_t *more = json_pack ("{s:I, s:I, s:I, s:I, s:I, s:b}", "unique",
-				  (json_int_t) usage->unique, "shared", (json_int_t) usage->shared,
-				  "unique_objects", (json_int_t) usage->unique_objects,
-				  "shared_objects", (json_int_t) usage->shared_objects, "files",
-				  (json_int_t) usage->files, "damaged", (int) usage->damaged);
+	json_t *more = json_pack (
+	    "{s:I, s:I, s:I, s:I, s:I, s:b}", "unique", (json_int_t) usage->unique, "shared",
+	    (json_int_t) usage->shared, "unique_objects", (json_int_t) usage->unique_objects,
+	    "shared_objects", (json_int_t) usage->shared_objects, "regular_files",
+	    (json_int_t) usage->files, "damaged", (int) usage->damaged);
 	if (json_object_update (json, more) < 0) {
 		json_decref (json);
 		json = NULL;

@@ -220,8 +220,8 @@ def test_images(store):
     """What an image has for itself is what its removal frees."""
     three_images(store)
     a, b, b2 = store.json("images")
-    assert (a["size"], a["unique"], a["shared"], a["files"]) == (7000, 1000, 6000, 3)
-    assert (b["size"], b["unique"], b["shared"], b["files"]) == (6300, 0, 6300, 2)
+    assert (a["size"], a["unique"], a["shared"], a["regular_files"]) == (7000, 1000, 6000, 3)
+    assert (b["size"], b["unique"], b["shared"], b["regular_files"]) == (6300, 0, 6300, 2)
     assert (b2["unique"], b2["shared"]) == (0, 6300)
     assert not a["damaged"] and a["layers"] == []
     report = json.loads(store.ok("rm", "a:1", "--json"))

@@ -124,7 +124,7 @@ case(
     file(b"d/", type=b"\0", magic=bytes(8), mode=0o755) + END,
     entry(b"d/", DIR, mode=0o755),
 )
-case("the root", file(b"./", type=b"5") + END, entry(b"./", DIR))
+case("the root says nothing", file(b"./", type=b"5") + file(b"/", type=b"5") + END)
 case("a checksum of signed bytes", file(b"\xff\xff", signed=True) + END, entry(b"\xff\xff"))
 
 # -- numbers ----------------------------------------------------------------------------
@@ -186,7 +186,7 @@ case(
 case(
     "links, folders and devices have no bytes, whatever their size",
     b"".join(
-        header(b"x", t, 1000, link=b"y") for t in (b"1", b"2", b"3", b"4", b"5", b"6")
+        header(b"x", t, 1000, link=b"y", major=1) for t in (b"1", b"2", b"3", b"4", b"5", b"6")
     ) + file(b"z", b"end") + END,
     *[entry(b"x", t, size=0) for t in (HARDLINK, SYMLINK, CHAR, BLOCKDEV, DIR, FIFO)],
     entry(b"z", data=b"end"),
@@ -217,7 +217,18 @@ case(
     entry(b"d/.", OPAQUE),
     entry(b".", OPAQUE),
     entry(b".wh..wh.plnk/1"),
+    entry(b"d/.wh.aufs", WHITEOUT),
     entry(b".whx"),
+)  # fmt: skip
+
+case(
+    "overlayfs' own marks",
+    file(b"d/a", type=b"3") + pax((b"SCHILY.xattr.trusted.overlay.opaque", b"y"),
+    (b"SCHILY.xattr.trusted.overlay.origin", b"x"), (b"SCHILY.xattr.user.a", b"b"))
+    + file(b"d", type=b"5") + END,
+    entry(b"d/a", WHITEOUT),
+    entry(b"d", OPAQUE),
+    entry(b"d", DIR, xattrs={"user.a": b"b"}),
 )  # fmt: skip
 
 # -- ends ------------------------------------------------------------------------------
