@@ -82,7 +82,8 @@ cli_settings (struct cli *cli, struct config **ret_config, struct settings **ret
 int
 cli_json (json_t *json)
 {
-	int r = json_dumpf (json, stdout, JSON_INDENT (2) | JSON_PRESERVE_ORDER);
+	int r = json_dumpf (json, stdout,
+			    JSON_INDENT (2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION (15));
 
 	json_decref (json);
 	putchar ('\n');

@@ -3,11 +3,10 @@
  * cmd-index.c - `silo index`.  No daemon takes part: the verb opens the storage
  * and the content store itself.
  *
- * While it indexes, a thread waits for SIGINT and SIGTERM and raises a flag
- * that the import looks at, so that it ends by the ordinary way of an error.
+ * While it indexes, a thread waits for SIGINT and its like.  The first raises a
+ * flag that the import looks at and makes a descriptor readable that it waits on,
+ * so that it ends by the ordinary way of an error.
  */
-#include "cli-print.h"
-
 #include <getopt.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -15,51 +14,10 @@
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 
+#include "cli-print.h"
+#include "progress.h"
+
 #define EXIT_STOPPED 130 /* as a shell reports SIGINT */
-
-/* -- progress ----------------------------------------------------------------------- */
-
-struct progress {
-	bool terminal;
-	bool shown;      /* there is a line to be wiped */
-	char stage[64];  /* last printed */
-	int64_t printed; /* when, silo_monotonic () */
-};
-
-static void
-progress_wipe (struct progress *progress)
-{
-	if (progress->shown)
-		fputs ("\r\033[K", stderr);
-	progress->shown = false;
-}
-
-/* Called by one thread at a time. */
-static void
-progress_print (void *arg, const struct import_status *status)
-{
-	struct progress *progress = arg;
-	const char *stage = status->stage;
-	bool new_stage = strcmp (stage, progress->stage) != 0;
-	int64_t now = silo_monotonic ();
-	if (!new_stage && (!progress->terminal || now - progress->printed < 100000000))
-		return;
-	snprintf (progress->stage, sizeof (progress->stage), "%s", stage);
-	progress->printed = now;
-	if (!progress->terminal) {
-		fprintf (stderr, "%s\n", stage);
-		return;
-	}
-	progress_wipe (progress);
-	fprintf (stderr, "%s", stage);
-	if (status->total > 0)
-		fprintf (stderr, " %s of %s", cli_size (status->done).text,
-			 cli_size (status->total).text);
-	else if (status->done > 0)
-		fprintf (stderr, " %s", cli_size (status->done).text);
-	fflush (stderr);
-	progress->shown = true;
-}
 
 /* -- signals ------------------------------------------------------------------------- */
 
@@ -67,24 +25,54 @@ struct stopper {
 	pthread_t thread;
 	int signals; /* signalfd */
 	int done;    /* eventfd: end the thread */
+	int cancel;  /* eventfd: readable once `cancelled` is set */
 	volatile int cancelled;
+	struct progress *progress;
 };
+
+/* The first signal asks the import to end, the second ends the process as it would end any
+ * other; what is half made is collected then as after `kill -9`. */
+static void
+stopper_signal (struct stopper *stopper, int signal)
+{
+	const uint64_t one = 1;
+	if (signal == SIGCONT) {
+		stopper->progress->lost = true; /* the shell has printed in between */
+		return;
+	}
+	if (!stopper->cancelled) {
+		__atomic_store_n (&stopper->cancelled, 1, __ATOMIC_RELAXED);
+		ssize_t n = write (stopper->cancel, &one, sizeof (one));
+		(void) fault_at ("index-stopping", NULL);
+		if (n == sizeof (one))
+			return;
+	}
+	if (stopper->progress->mode == PROGRESS_LIVE)
+		dprintf (STDERR_FILENO, "\n"); /* the shell's prompt begins a line */
+	sigset_t set;
+	sigemptyset (&set);
+	sigaddset (&set, signal);
+	pthread_sigmask (SIG_UNBLOCK, &set, NULL);
+	raise (signal);
+}
 
 static void *
 stopper_run (void *arg)
 {
 	struct stopper *stopper = arg;
 	struct pollfd fds[] = { { stopper->signals, POLLIN, 0 }, { stopper->done, POLLIN, 0 } };
-	while (poll (fds, 2, -1) < 0 && errno == EINTR)
-		;
-	if (fds[0].revents) {
-		stopper->cancelled = 1;
-		(void) fault_at ("index-stopping", NULL);
+	for (;;) {
+		struct signalfd_siginfo info;
+		if (poll (fds, 2, -1) < 0 && errno == EINTR)
+			continue;
+		if (fds[1].revents)
+			return NULL;
+		if (read (stopper->signals, &info, sizeof (info)) == sizeof (info))
+			stopper_signal (stopper, (int) info.ssi_signo);
 	}
-	return NULL;
 }
 
-/* From here on SIGINT and SIGTERM set the flag.  Before any other thread exists. */
+/* From here on SIGINT, SIGTERM and SIGHUP cancel.  Before any other thread exists. */
 static int
 stopper_start (struct stopper *stopper, struct silo_error *err)
 {
@@ -93,13 +81,24 @@ stopper_start (struct stopper *stopper, struct silo_error *err)
 	sigaddset (&set, SIGINT);
 	sigaddset (&set, SIGTERM);
 	sigaddset (&set, SIGHUP);
+	sigaddset (&set, SIGCONT);
 	pthread_sigmask (SIG_BLOCK, &set, NULL);
 	stopper->signals = signalfd (-1, &set, SFD_CLOEXEC);
 	stopper->done = eventfd (0, EFD_CLOEXEC);
-	if (stopper->signals < 0 || stopper->done < 0)
+	stopper->cancel = eventfd (0, EFD_CLOEXEC);
+	if (stopper->signals < 0 || stopper->done < 0 || stopper->cancel < 0)
 		return silo_fail_sys (err, errno, "waiting for signals");
 	int sys = pthread_create (&stopper->thread, NULL, stopper_run, stopper);
 	return sys ? silo_fail_sys (err, sys, "start a thread") : 0;
+}
+
+/* Has the user given up?  Ctrl-C reaches the programs that the import runs as well, whose end
+ * may be seen here before the signal is. */
+static bool
+stopper_cancelled (const struct stopper *stopper)
+{
+	struct pollfd pending = { stopper->signals, POLLIN, 0 };
+	return __atomic_load_n (&stopper->cancelled, __ATOMIC_RELAXED) || poll (&pending, 1, 0) > 0;
 }
 
 static void
@@ -110,30 +109,38 @@ stopper_stop (struct stopper *stopper)
 		pthread_join (stopper->thread, NULL);
 	util_close (&stopper->signals);
 	util_close (&stopper->done);
+	util_close (&stopper->cancel);
 }
 
 /* -- silo index ------------------------------------------------------------------------ */
 
 static const char index_help[] =
-    "usage: silo index REF [--name NAME] [--tls-verify=false] [--platform OS/ARCH] [--json]\n"
+    "usage: silo index REF [--name NAME] [--platform OS/ARCH] [--tls-verify=false]\n"
+    "                      [--force] [--quiet] [--json]\n"
     "\n"
     "Make an image from a reference, or bring the image of that name up to date:\n"
     "\n"
     "  python:3.11, docker://host:port/name:tag   from a registry\n"
     "  oci:DIR:TAG, oci-archive:FILE:TAG          an OCI layout, as a folder or a tar file\n"
     "  docker-archive:FILE                        what `docker save` writes\n"
+    "  containers-storage:NAME:TAG                an image that podman has here\n"
     "  dir:/path                                  a tree on this machine\n"
+    "  debian:bookworm+python3+python3-numpy      Debian with these packages\n"
+    "\n"
+    "Layers that are known are not fetched again.  Ctrl-C stops it and leaves no trace.\n"
     "\n"
     "  --name NAME         default: the reference without its registry\n"
-    "  --tls-verify=false  plain HTTP and unknown certificates are fine\n"
     "  --platform OS/ARCH  default: this machine's\n"
-    "  --json              print the image's record\n"
+    "  --tls-verify=false  plain HTTP and unknown certificates are fine\n"
+    "  --force             import what is known too, and fetch again what is missing of it\n"
+    "  --quiet             show no progress\n"
+    "  --json              print the image's record, and what was new of it\n"
     "  --help\n";
 
 struct index_args {
 	struct silo_image_source source;
 	const char *name;
-	bool json;
+	bool force, quiet, json;
 };
 
 /* -1: go on; else the exit status. */
@@ -144,6 +151,8 @@ index_parse (struct cli *cli, struct index_args *args)
 		{ "name", required_argument, NULL, 'n' },
 		{ "tls-verify", optional_argument, NULL, 't' },
 		{ "platform", required_argument, NULL, 'p' },
+		{ "force", no_argument, NULL, 'f' },
+		{ "quiet", no_argument, NULL, 'q' },
 		{ "json", no_argument, NULL, 'j' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -153,7 +162,7 @@ index_parse (struct cli *cli, struct index_args *args)
 		.tls_verify = true, .platform = "", .id = "", .cancel_fd = -1
 	};
 	optind = 0; /* begin anew: the program has parsed its own arguments */
-	for (int c; (c = getopt_long (cli->argc, cli->argv, "h", options, NULL)) >= 0;) {
+	for (int c; (c = getopt_long (cli->argc, cli->argv, "hq", options, NULL)) >= 0;) {
 		switch (c) {
 		case 'n':
 			args->name = optarg;
@@ -168,6 +177,12 @@ index_parse (struct cli *cli, struct index_args *args)
 			break;
 		case 'p':
 			args->source.platform = optarg;
+			break;
+		case 'f':
+			args->force = true;
+			break;
+		case 'q':
+			args->quiet = true;
 			break;
 		case 'j':
 			args->json = true;
@@ -187,60 +202,81 @@ index_parse (struct cli *cli, struct index_args *args)
 	return -1;
 }
 
+/* What one import was like. */
+struct outcome {
+	bool known;     /* the same contents were known already */
+	int64_t new;    /* bytes that the content store did not have */
+	double seconds; /* all in all */
+};
+
 static int
-index_print (const struct index_args *args, const struct silo_image *image, bool known)
+index_print (const struct index_args *args, const struct silo_image *image,
+	     const struct outcome *outcome)
 {
 	if (args->json) {
 		json_t *json = cli_image_json (image);
-		if (json)
-			json_object_set_new (json, "known", json_boolean (known));
+		json_t *more = json_pack ("{s:b, s:I, s:f}", "known", outcome->known, "new",
+					  (json_int_t) outcome->new, "seconds", outcome->seconds);
+		if (json && more)
+			json_object_update (json, more);
+		json_decref (more);
 		return cli_json (json);
 	}
 	char hex[SILO_DIGEST_HEX + 1];
 	silo_digest_hex (&image->meta, hex);
-	printf ("%s: %" PRId64 " entries, %s, %s%s (%.12s)%s\n", image->name, image->inodes,
+	printf ("%s: %" PRId64 " entries, %s, %s%s (%.12s)", image->name, image->inodes,
 		cli_size (image->size).text, *image->python ? "Python " : "no Python",
-		image->python_version, hex, known ? ", nothing new" : "");
+		image->python_version, hex);
+	if (outcome->known)
+		puts (", nothing new");
+	else
+		printf (", %s new in %.1f s\n", cli_size (outcome->new).text, outcome->seconds);
 	return 0;
 }
 
 static int
-index_run (struct cli *cli, const struct index_args *args, const volatile int *cancelled)
+index_run (struct cli *cli, struct index_args *args, struct stopper *stopper)
 {
-	struct progress progress = { .terminal = isatty (STDERR_FILENO) };
-	const struct import_progress import = { progress_print, &progress, cancelled,
-						args->source.cancel_fd };
-	const struct index_request request = { &args->source, args->name, false, &import };
+	enum progress_mode mode = args->quiet ? PROGRESS_NONE : progress_choose (STDERR_FILENO);
+	const struct import_progress import = { progress_show, stopper->progress,
+						&stopper->cancelled, stopper->cancel };
+	const struct index_request request = { &args->source, args->name, args->force, &import };
 	_cleanup_free_ struct image_copy *copy = NULL;
+	struct outcome outcome = { .known = false };
 	struct core *core = NULL;
 	struct silo_error err = { 0 };
-	bool known = false;
+	int64_t started = silo_monotonic ();
+	args->source.cancel_fd = stopper->cancel;
+	progress_start (stopper->progress, mode, STDERR_FILENO);
 	int r = core_open (cli->config, WIRE_OFFLINE, CORE_CREATE, &core, &err);
 	if (r == 0)
-		r = image_index (core, &request, &copy, &known, &err);
+		r = image_index (core, &request, &copy, &outcome.known, &err);
 	core_close (core);
-	progress_wipe (&progress);
-	if (r < 0 && (*cancelled || r == SILO_CANCELLED)) {
+	progress_end (stopper->progress);
+	if (r < 0 && (r == SILO_CANCELLED || stopper_cancelled (stopper))) {
 		fputs ("silo: stopped, nothing was changed\n", stderr);
 		return EXIT_STOPPED;
 	}
-	return r < 0 ? cli_fail (&err) : index_print (args, &copy->image, known);
+	if (r < 0)
+		return cli_fail (&err);
+	outcome.seconds = (double) (silo_monotonic () - started) / 1e9;
+	outcome.new = stopper->progress->new;
+	return index_print (args, &copy->image, &outcome);
 }
 
 int
 cmd_index (struct cli *cli)
 {
 	struct index_args args = { 0 };
-	struct stopper stopper = { .signals = -1, .done = -1 };
+	struct progress progress = { .mode = PROGRESS_NONE };
+	struct stopper stopper = { .signals = -1, .done = -1, .cancel = -1, .progress = &progress };
 	struct silo_error err = { 0 };
 	int status = index_parse (cli, &args);
 	if (status >= 0)
 		return status;
 	if (stopper_start (&stopper, &err) < 0)
 		return cli_fail (&err);
-	/* Nobody reads the signals: once there is one, it can be polled for ever. */
-	args.source.cancel_fd = stopper.signals;
-	status = index_run (cli, &args, &stopper.cancelled);
+	status = index_run (cli, &args, &stopper);
 	stopper_stop (&stopper);
 	return status;
 }
