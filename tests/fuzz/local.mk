@@ -16,7 +16,7 @@ endif
 if WITH_IMAGE_OCI
 fuzz_tests += %D%/manifest
 %C%_manifest_SOURCES = %D%/manifest.c plugins/image/oci/manifest.c $(fuzz_sources)
-%C%_manifest_CPPFLAGS = $(test_cppflags) -I$(top_srcdir)/plugins/image/oci
+%C%_manifest_CPPFLAGS = $(test_cppflags) $(tar_cppflags) -I$(top_srcdir)/plugins/image/oci
 %C%_manifest_LDFLAGS = $(fuzz_ldflags)
 endif
 

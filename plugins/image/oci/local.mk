@@ -5,7 +5,6 @@ image_oci_la_SOURCES = \
 	%D%/oci.h \
 	%D%/oci.c \
 	%D%/reference.c \
-	%D%/temp.c \
 	%D%/skopeo.c \
 	%D%/proxy.c \
 	%D%/manifest.c \

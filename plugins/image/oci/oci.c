@@ -15,6 +15,8 @@
 #include <unistd.h>
 #include <jansson.h>
 
+#define TEMP_PREFIX "oci-"
+
 static const struct silo_option oci_options[] = {
 	{ .name = "skopeo",
 	  .type = SILO_STRING,
@@ -242,7 +244,7 @@ import_by_proxy (struct origin *origin, struct silo_import *import, struct manif
 	struct silo_digest digest;
 	int r = origin->reference->form == FORM_REGISTRY
 		    ? 0
-		    : temp_make (origin->oci, &origin->temp, err);
+		    : temp_make (origin->oci->host, TEMP_PREFIX, &origin->temp, err);
 	if (r == 0)
 		r = proxy_open (origin, &origin->patience, &origin->proxy, err);
 	if (r == 0)
@@ -310,8 +312,9 @@ oci_init (void *self, struct silo_host *host, struct silo_error *err)
 static int
 oci_start (void *self, struct silo_error *err)
 {
+	const struct oci *oci = self;
 	(void) err;
-	temp_clean (self);
+	temp_clean (oci->host, TEMP_PREFIX);
 	return 0;
 }
 

@@ -9,6 +9,7 @@
 #ifndef OCI_H
 #define OCI_H
 
+#include "temp.h"
 #include <silo/silo.h>
 
 #include <stdbool.h>
@@ -54,18 +55,6 @@ struct platform {
 };
 /* "": this machine's. */
 int platform_parse (const char *text, struct platform *ret, struct silo_error *err);
-
-/* -- temp.c ------------------------------------------------------------------ */
-
-/* A folder of this import alone, below STATE/tmp; locked while it is in use. */
-struct temp {
-	int fd; /* -1: none */
-	char path[3072];
-};
-int temp_make (const struct oci *oci, struct temp *ret, struct silo_error *err);
-void temp_remove (struct temp *temp);
-/* Remove those whose process has died. */
-void temp_clean (const struct oci *oci);
 
 /* -- skopeo.c ---------------------------------------------------------------- */
 

@@ -14,7 +14,9 @@ libimage_tar_la_SOURCES = \
 	%D%/header.c \
 	%D%/pax.c \
 	%D%/sparse.c \
-	%D%/tar.c
+	%D%/tar.c \
+	%D%/temp.h \
+	%D%/temp.c
 libimage_tar_la_CPPFLAGS = $(AM_CPPFLAGS) $(IMAGE_OCI_CFLAGS) $(GZIP_CFLAGS)
 libimage_tar_la_LIBADD = $(IMAGE_OCI_LIBS) $(GZIP_LIBS)
 endif

@@ -4,7 +4,7 @@
  * process: one without a lock was left by a process that was killed, and the
  * next start removes it.
  */
-#include "oci.h"
+#include "temp.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -16,8 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PREFIX    "oci-"
-#define MAX_DEPTH 64 /* skopeo makes 3 */
+#define MAX_DEPTH 256 /* a root file system has 20 */
 #define MAX_TRIES 5
 
 /* Remove what is in the folder behind fd, which is taken. */
@@ -76,17 +75,17 @@ make_locked (char *path, int *ret_fd)
 }
 
 int
-temp_make (const struct oci *oci, struct temp *ret, struct silo_error *err)
+temp_make (struct silo_host *host, const char *prefix, struct temp *ret, struct silo_error *err)
 {
 	struct temp temp = { .fd = -1 };
-	int r = silo_state_path (oci->host, "tmp", temp.path, sizeof (temp.path) - 32, err);
+	int r = silo_state_path (host, "tmp", temp.path, sizeof (temp.path) - 32, err);
 	if (r < 0)
 		return r;
 	if (mkdir (temp.path, 0700) < 0 && errno != EEXIST)
 		return silo_fail_sys (err, errno, "folder %s", temp.path);
 	size_t len = strlen (temp.path);
 	for (int tries = 0; tries < MAX_TRIES; tries++) {
-		snprintf (temp.path + len, sizeof (temp.path) - len, "/" PREFIX "XXXXXX");
+		snprintf (temp.path + len, sizeof (temp.path) - len, "/%.16sXXXXXX", prefix);
 		if (make_locked (temp.path, &temp.fd) == 0) {
 			*ret = temp;
 			return 0;
@@ -98,17 +97,17 @@ temp_make (const struct oci *oci, struct temp *ret, struct silo_error *err)
 }
 
 void
-temp_clean (const struct oci *oci)
+temp_clean (struct silo_host *host, const char *prefix)
 {
 	struct temp temp;
 	char path[sizeof (temp.path) - 300];
-	if (silo_state_path (oci->host, "tmp", path, sizeof (path), NULL) < 0)
+	if (silo_state_path (host, "tmp", path, sizeof (path), NULL) < 0)
 		return;
 	DIR *dir = opendir (path);
 	if (!dir)
 		return;
 	for (const struct dirent *entry; (entry = readdir (dir));) {
-		if (strncmp (entry->d_name, PREFIX, strlen (PREFIX)) != 0)
+		if (strncmp (entry->d_name, prefix, strlen (prefix)) != 0)
 			continue;
 		snprintf (temp.path, sizeof (temp.path), "%s/%s", path, entry->d_name);
 		temp.fd = openat (dirfd (dir), entry->d_name,
