@@ -247,23 +247,29 @@ def copy_state(source, target):
 class Registry:
     """docker-registry on a port of loopback."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, access_log=False, htpasswd=None):
         self.folder = folder
+        self.log = f"{folder}/log"
+        self.seen = 0
         config = f"{folder}/config.yml"
         with socket_on_loopback() as s:
             self.port = s.getsockname()[1]
         with open(config, "w") as f:
+            quiet = "false" if access_log else "true"
             f.write(
-                "version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\n"
+                f"version: 0.1\nlog: {{level: warn, accesslog: {{disabled: {quiet}}}}}\n"
                 f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
                 f"http: {{addr: '127.0.0.1:{self.port}'}}\n"
             )
-        self.process = subprocess.Popen(
-            ["docker-registry", "serve", config],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+            if htpasswd:
+                f.write(f"auth: {{htpasswd: {{realm: test, path: '{htpasswd}'}}}}\n")
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                ["docker-registry", "serve", config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.DEVNULL,
+            )
         wait_for(self.answers, 20, "docker-registry")
 
     def answers(self):
@@ -271,16 +277,33 @@ class Registry:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v2/", timeout=5):
                 return True
+        except urllib.error.HTTPError:
+            return True  # who does not log in is sent away
         except urllib.error.URLError:
             return False
+
+    def requests(self):
+        """Paths that were asked for (GET) since the last time; needs access_log."""
+        with open(self.log) as f:
+            f.seek(self.seen)
+            lines = f.readlines()
+            self.seen = f.tell()
+        return [line.split('"GET ')[1].split()[0] for line in lines if '"GET ' in line]
 
     def reference(self, name):
         return f"docker://127.0.0.1:{self.port}/{name}"
 
-    def push(self, source, name):
+    def push(self, source, name, *more):
         """Copy any image that skopeo can name, "oci:DIR:TAG" say, to the registry."""
+        copy = [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--dest-tls-verify=false",
+        ]
         subprocess.run(
-            ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", source, self.reference(name)],
+            [*copy, *more, source, self.reference(name)],
             check=True,
             timeout=300,
         )

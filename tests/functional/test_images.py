@@ -611,49 +611,6 @@ def test_registry(silo, registry):
     refused(silo, target, "linux/amd64", "linux/arm64", more=arm)
 
 
-def test_archives(silo):
-    make_layout(silo.path("oci"), [layer_tar(("a", b"1"), ("b", b"2"))])
-    layout = f"oci:{silo.path('oci')}:t"
-    want = silo.index(layout)
-    for kind in ("oci-archive", "docker-archive"):
-        target = f"{kind}:{silo.path(kind + '.tar')}"
-        name = "x:t" if kind == "docker-archive" else "t"
-        subprocess.run(
-            ["skopeo", "--insecure-policy", "copy", "-q", layout, f"{target}:{name}"],
-            check=True,
-        )
-        image = silo.index(target if kind == "docker-archive" else f"{target}:t")
-        assert image["meta"] == want["meta"]
-
-
-def test_no_registry(silo):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    refused(silo, f"docker://127.0.0.1:{port}/x:1", "refused", more=("--tls-verify=false",))
-
-
-def test_registry_that_hangs(silo):
-    """The timeout of the plugin, 20 s here, or the user's patience."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-        with open(silo.ini, "a") as f:
-            f.write("skopeo = skopeo\n")
-        with open(silo.ini) as f:
-            text = f.read().replace("timeout = 20s", "timeout = 1s")
-        with open(silo.ini, "w") as f:
-            f.write(text)
-        refused(silo, f"docker://{address}/x:1", "no answer", more=("--tls-verify=false",))
-
-
-def test_no_skopeo(silo):
-    with open(silo.ini, "a") as f:
-        f.write("skopeo = /nowhere/skopeo\n")
-    refused(silo, "python:3.11", "/nowhere/skopeo")
-
-
 # -- stopping, killing ------------------------------------------------------------------------
 
 
@@ -688,33 +645,6 @@ def test_interrupt(silo):
         assert process.returncode == 130, err
         assert silo.snapshot() == before
     assert silo.index("dir:" + source, "--name", "x")["inodes"] == 3001
-
-
-def test_interrupt_of_a_fetch(silo, registry):
-    """skopeo ends with it."""
-    make_layout(silo.path("oci"), [layer_tar(("a", os.urandom(30 << 20)))])
-    target = registry.push(silo.path("oci"), "big:1")
-    silo.images()
-    before = silo.snapshot()
-    process = silo.start("index", "--tls-verify=false", target)
-    wait_for(process, "fetching")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
-    assert silo.snapshot() == before
-
-
-def test_kill_during_a_fetch(silo, registry):
-    """What is left of it goes with the next start."""
-    make_layout(silo.path("oci"), [layer_tar(("a", os.urandom(30 << 20)))])
-    target = registry.push(silo.path("oci"), "big:1")
-    process = silo.start("index", "--tls-verify=false", target)
-    wait_for(process, "fetching")
-    process.kill()
-    process.communicate()
-    assert silo.images() == {}
-    assert not os.path.exists(silo.state + "/tmp")
-    assert silo.index(target, "--tls-verify=false")["inodes"] == 2
 
 
 def test_kill(silo):

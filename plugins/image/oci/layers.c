@@ -31,7 +31,6 @@ struct fetch {
 	struct silo_layer *layers[OCI_MAX_LAYERS];
 	size_t order[OCI_MAX_LAYERS]; /* the layers, the largest first */
 	_Atomic size_t next;          /* in order[], the first that nobody has taken */
-	_Atomic int64_t got;          /* bytes, of all blobs */
 	_Atomic bool failed;          /* the others need not go on */
 	pthread_mutex_t lock;         /* error */
 	struct silo_error error;
@@ -99,8 +98,10 @@ stream_read (struct stream *stream, size_t *ret_len, struct silo_error *err)
 	ssize_t n;
 	if (atomic_load (&thread->fetch->failed) || silo_import_cancelled (thread->fetch->import))
 		return silo_fail (err, SILO_CANCELLED, "stopped");
-	if (stream->fd < 0)
-		return proxy_blob_read (thread->proxy, thread->chunk, CHUNK, ret_len, err);
+	if (stream->fd < 0) {
+		int r = proxy_blob_read (thread->proxy, thread->chunk, CHUNK, ret_len, err);
+		return r < 0 ? silo_wrap (err, "layer %s", stream->blob->name) : 0;
+	}
 	while ((n = read (stream->fd, thread->chunk, CHUNK)) < 0 && errno == EINTR)
 		;
 	if (n < 0)
@@ -155,8 +156,6 @@ stream_next (void *arg, const void **ret, size_t *ret_len, struct silo_error *er
 	if (thread->hash && silo_hash_add (thread->hash, thread->chunk, len) < 0)
 		return silo_fail (err, SILO_INTERNAL, "layer %s: SHA-256", stream->blob->name);
 	silo_layer_fetched (stream->layer, (int64_t) len);
-	int64_t got = atomic_fetch_add (&thread->fetch->got, (int64_t) len) + (int64_t) len;
-	silo_import_progress (thread->fetch->import, "fetching", got, 0);
 	*ret = thread->chunk;
 	*ret_len = len;
 	return 0;

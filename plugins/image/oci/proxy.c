@@ -22,7 +22,7 @@
 
 struct proxy {
 	struct skopeo skopeo;
-	const char *reference; /* for messages */
+	const char *reference; /* as the user wrote it, for messages */
 	int socket;
 	int pipe;            /* of the blob or document that is being read; -1: none */
 	json_int_t image;    /* its number for the open image */
@@ -193,7 +193,7 @@ check_version (const struct reply *reply, struct silo_error *err)
 }
 
 static int
-proxy_open_image (struct proxy *proxy, struct silo_error *err)
+proxy_open_image (struct proxy *proxy, const char *reference, struct silo_error *err)
 {
 	struct reply reply = { .fd = -1 };
 	int r = proxy_call (proxy, "Initialize", json_array (), &reply, err);
@@ -202,8 +202,7 @@ proxy_open_image (struct proxy *proxy, struct silo_error *err)
 	r = check_version (&reply, err);
 	reply_clear (&reply);
 	if (r == 0)
-		r = proxy_call (proxy, "OpenImage", json_pack ("[s]", proxy->reference), &reply,
-				err);
+		r = proxy_call (proxy, "OpenImage", json_pack ("[s]", reference), &reply, err);
 	if (r < 0)
 		return r;
 	proxy->image = json_integer_value (reply.value);
@@ -224,7 +223,7 @@ proxy_open (const struct origin *origin, const struct patience *patience, struct
 		return silo_fail_nomem (err);
 	}
 	*proxy = (struct proxy){
-		.reference = origin->reference->text,
+		.reference = origin->source->reference,
 		.skopeo.process = { .pidfd = -1, .out = -1, .err = -1 },
 		.socket = -1,
 		.pipe = -1,
@@ -240,7 +239,7 @@ proxy_open (const struct origin *origin, const struct patience *patience, struct
 		close (pair[1]);
 	}
 	if (r == 0)
-		r = proxy_open_image (proxy, err);
+		r = proxy_open_image (proxy, origin->reference->text, err);
 	if (r < 0) {
 		proxy_close (proxy);
 		return r;

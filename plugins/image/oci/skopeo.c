@@ -18,6 +18,9 @@
 #include <unistd.h>
 
 #define GRACE_MS 3000 /* to end by itself, and again after SIGTERM */
+/* What an error has room for. */
+#define MAX_SHOWN 80
+#define MAX_SAID  115
 
 struct patience
 patience_of (const struct oci *oci, enum form form, int cancel_fd)
@@ -194,9 +197,11 @@ skopeo_fail (const char *reference, const char *said, struct silo_error *err)
 	for (; *said && used + 1 < sizeof (message); said++)
 		message[used++] = *said >= ' ' && *said != 0x7f ? *said : ' ';
 	message[used] = '\0';
-	const char *end = useful_end (message, 130);
-	return silo_fail (err, kind->code, "%.60s: %s%s%s", reference, end > message ? "..." : "",
-			  end, kind->hint);
+	const char *end = useful_end (message, MAX_SAID);
+	const size_t len = strlen (reference);
+	return silo_fail (err, kind->code, "%s%s: %s%s%s", len > MAX_SHOWN ? "..." : "",
+			  len > MAX_SHOWN ? reference + len - MAX_SHOWN : reference,
+			  end > message ? "..." : "", end, kind->hint);
 }
 
 /* -- waiting ----------------------------------------------------------------------- */
@@ -319,10 +324,10 @@ skopeo_inspect (const struct oci *oci, const struct silo_image_source *source,
 	if (r == SILO_CANCELLED)
 		return silo_fail (err, r, "%s", why.msg);
 	if (r < 0)
-		return silo_fail (err, r, "%.80s: %s", reference->text, why.msg);
+		return silo_fail (err, r, "%.80s: %s", source->reference, why.msg);
 	if (status == 0)
 		return 0;
 	char message[1024];
 	tail_message (&skopeo, message, sizeof (message));
-	return skopeo_fail (reference->text, *message ? message : "skopeo has failed", err);
+	return skopeo_fail (source->reference, *message ? message : "skopeo has failed", err);
 }
