@@ -204,7 +204,7 @@ case(
     + file(b"x")
     + file(b"y")
     + END,
-    entry(b"x", xattrs={"user.b": b"\0\n=\xff", "user.e": b"", "user.t": b"2"}),
+    entry(b"x", xattrs={"user.b": b"\0\n=\xff", "user.t": b"2"}),
     entry(b"y", xattrs={}),
 )
 case(

@@ -423,8 +423,9 @@ is_root (const char *path)
 }
 
 /* In a layer, what overlayfs keeps on files is a mark for the mount, not contents: podman unpacks
- * it, and the mount acts on it and hides it.  Only that for an opaque folder is obeyed.
- * Leaves the marks out; true: the folder is opaque. */
+ * it, and the mount acts on it and hides it.  Only that for an opaque folder is obeyed.  A pax
+ * record without a value is as good as none.
+ * Leaves both out; true: the folder is opaque. */
 static bool
 entry_marks (struct silo_entry *entry, struct silo_xattr *xattrs)
 {
@@ -433,6 +434,8 @@ entry_marks (struct silo_entry *entry, struct silo_xattr *xattrs)
 	size_t used = 0;
 	for (size_t i = 0; i < entry->n_xattrs; i++) {
 		const struct silo_xattr xattr = xattrs[i];
+		if (xattr.value.len == 0)
+			continue;
 		if (strncmp (xattr.name, marks, strlen (marks)) != 0)
 			xattrs[used++] = xattr;
 		else if (strcmp (xattr.name + strlen (marks), opaque) == 0)
