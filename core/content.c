@@ -237,6 +237,22 @@ writer_publish (struct silo_writer *writer, const struct silo_digest *digest,
 	return r < 0 ? r : fault_at ("object-stored", err);
 }
 
+/* Is the object there, whole?  A shorter one was cut by a power loss: it is removed. */
+static int
+content_has (struct silo_instance *content, const struct silo_digest *digest, int64_t size,
+	     bool *ret, struct silo_error *err)
+{
+	struct silo_error said = { 0 };
+	int64_t there = -1;
+	int r = silo_content_stat (content, digest, &there, &said);
+	if (r < 0 && r != SILO_NOTFOUND)
+		return silo_fail (err, r, "%s", said.msg);
+	*ret = r == 0 && there == size;
+	if (r == 0 && there != size)
+		r = silo_content_remove (content, digest, &said);
+	return r == SILO_NOTFOUND || r == 0 ? 0 : silo_fail (err, r, "%s", said.msg);
+}
+
 int
 silo_writer_open (struct silo_instance *content, struct silo_writer **ret, struct silo_error *err)
 {
@@ -271,25 +287,39 @@ silo_writer_add (struct silo_writer *writer, const void *data, size_t len, struc
 }
 
 int
-silo_writer_commit (struct silo_writer *writer, struct silo_digest *ret_digest, int64_t *ret_size,
-		    struct silo_error *err)
+content_commit (struct silo_writer *writer, struct silo_digest *ret_digest, int64_t *ret_size,
+		bool *ret_new, struct silo_error *err)
 {
 	assert (writer->magic == WRITER_MAGIC);
 	struct silo_digest digest;
 	int64_t size = writer->size;
+	bool there = false;
 
 	int r = silo_hash_end (writer->hash, &digest);
-	if (r < 0) {
+	if (r < 0)
+		r = silo_fail (err, r, "hashing an object");
+	else
+		r = content_has (writer->content, &digest, size, &there, err);
+	if (r < 0 || there) {
 		silo_writer_abort (writer);
-		return silo_fail (err, r, "hashing an object");
+	} else {
+		r = writer_publish (writer, &digest, err);
+		free (writer);
 	}
-	r = writer_publish (writer, &digest, err);
-	free (writer);
 	if (r < 0)
 		return r;
 	*ret_digest = digest;
 	*ret_size = size;
+	*ret_new = !there;
 	return 0;
+}
+
+int
+silo_writer_commit (struct silo_writer *writer, struct silo_digest *ret_digest, int64_t *ret_size,
+		    struct silo_error *err)
+{
+	bool is_new;
+	return content_commit (writer, ret_digest, ret_size, &is_new, err);
 }
 
 void
@@ -303,22 +333,6 @@ silo_writer_abort (struct silo_writer *writer)
 }
 
 /* -- bytes whose digest is known -------------------------------------------------------- */
-
-/* Is the object there, whole?  A shorter one was cut by a power loss: it is removed. */
-static int
-content_has (struct silo_instance *content, const struct silo_digest *digest, int64_t size,
-	     bool *ret, struct silo_error *err)
-{
-	struct silo_error said = { 0 };
-	int64_t there = -1;
-	int r = silo_content_stat (content, digest, &there, &said);
-	if (r < 0 && r != SILO_NOTFOUND)
-		return silo_fail (err, r, "%s", said.msg);
-	*ret = r == 0 && there == size;
-	if (r == 0 && there != size)
-		r = silo_content_remove (content, digest, &said);
-	return r == SILO_NOTFOUND || r == 0 ? 0 : silo_fail (err, r, "%s", said.msg);
-}
 
 int
 content_put (struct silo_instance *content, const struct silo_digest *digest,

@@ -233,6 +233,9 @@ int wiring_add (struct core *core, int kind, const char *plugin, const char *con
 int content_put (struct silo_instance *content, const struct silo_digest *digest,
 		 const struct silo_bytes *parts, size_t n_parts, bool *ret_new,
 		 struct silo_error *err);
+/* silo_writer_commit that says whether the store lacked the object. */
+int content_commit (struct silo_writer *writer, struct silo_digest *ret_digest, int64_t *ret_size,
+		    bool *ret_new, struct silo_error *err);
 
 /* -- probe.c: first rootfs and container instance that works here [pool] ---- */
 

@@ -238,7 +238,7 @@ file_end (struct intake *intake, struct intake_file *file, struct silo_error *er
 	bool is_new = true;
 	int r;
 	if (file->writer) {
-		r = silo_writer_commit (silo_steal (&file->writer), &digest, &size, err);
+		r = content_commit (silo_steal (&file->writer), &digest, &size, &is_new, err);
 	} else {
 		struct silo_bytes parts[INTAKE_PARTS];
 		for (size_t i = 0; i < file->n_held; i++)

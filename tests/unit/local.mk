@@ -33,8 +33,10 @@ unit_tests = \
 	-Wl,--wrap=reallocarray,--wrap=strdup,--wrap=strndup,--wrap=asprintf
 
 if WITH_CONTENT_DIR
-unit_tests += %D%/image
+unit_tests += %D%/image %D%/import %D%/layers
 %C%_image_CPPFLAGS = $(test_cppflags)
+%C%_import_CPPFLAGS = $(test_cppflags)
+%C%_layers_CPPFLAGS = $(test_cppflags)
 endif
 if WITH_STORAGE_SQLITE
 unit_tests += %D%/storage-sqlite
