@@ -18,6 +18,7 @@ static const struct {
 	{ "rm", cmd_rm, "remove images" },
 	{ "gc", cmd_gc, "remove what no image needs" },
 	{ "du", cmd_du, "how much room images take" },
+	{ "fsck", cmd_fsck, "check everything stored, and get again what is damaged" },
 	{ "mount", cmd_mount, "mount an image on a folder" },
 	{ "umount", cmd_umount, "unmount it" },
 	{ "ps", cmd_ps, "list tasks and workers" },

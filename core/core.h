@@ -291,6 +291,12 @@ struct index_request {
  * record; *ret_known: the same contents were known already. */
 int image_index (struct core *core, const struct index_request *request, struct image_copy **ret,
 		 bool *ret_known, struct silo_error *err);
+/* Bring back what an image has lost: import its very contents again, even if the reference
+ * points elsewhere by now.  The record stays as it is; SILO_PRECONDITION when the source has
+ * other contents today. */
+int image_refetch (struct core *core, const struct silo_image *image,
+		   const struct silo_image_source *source, const struct import_progress *progress,
+		   struct silo_error *err);
 /* "docker://host:5000/a/python:3.11" -> "a/python:3.11", "python" -> "python:latest",
  * "dir:/x/tree" -> "tree:latest"; malloc'ed. */
 int image_default_name (const char *reference, char **ret, struct silo_error *err);
@@ -464,8 +470,8 @@ struct cli {
 
 typedef int cli_fn (struct cli *cli); /* returns the exit status */
 
-cli_fn cmd_serve, cmd_index, cmd_images, cmd_rm, cmd_gc, cmd_du, cmd_mount, cmd_umount, cmd_plugins,
-    cmd_check, cmd_doctor, cmd_ps, cmd_logs, cmd_cancel, cmd_status;
+cli_fn cmd_serve, cmd_index, cmd_images, cmd_rm, cmd_gc, cmd_du, cmd_fsck, cmd_mount, cmd_umount,
+    cmd_plugins, cmd_check, cmd_doctor, cmd_ps, cmd_logs, cmd_cancel, cmd_status;
 
 /* Print "silo: <message>" on stderr and return the exit status for it: 2 for errors of usage
  * and configuration (SILO_INVALID), else 1. */

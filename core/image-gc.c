@@ -53,20 +53,29 @@ image_file_parse (const char *name, struct silo_digest *ret)
 
 /* -- the roots ------------------------------------------------------------------------ */
 
-static int
-mark_image (void *arg, const struct silo_image *image)
+int
+image_layers (const struct silo_image *image, struct digests *to, struct silo_error *err)
 {
-	struct gc *gc = arg;
 	struct silo_digest layer;
-	gc->r = digests_add (&gc->metas, &image->meta, gc->err);
-	for (const char *at = image->layers ? image->layers : ""; gc->r == 0 && *at;) {
+	int r = 0;
+	for (const char *at = image->layers ? image->layers : ""; r == 0 && *at;) {
 		size_t len = strcspn (at, " ");
 		char hex[SILO_DIGEST_HEX + 1] = { 0 };
 		memcpy (hex, at, len < SILO_DIGEST_HEX ? len : SILO_DIGEST_HEX);
 		if (len == SILO_DIGEST_HEX && silo_digest_parse (hex, &layer, NULL) == 0)
-			gc->r = digests_add (&gc->layers, &layer, gc->err);
+			r = digests_add (to, &layer, err);
 		at += len + (at[len] == ' ');
 	}
+	return r;
+}
+
+static int
+mark_image (void *arg, const struct silo_image *image)
+{
+	struct gc *gc = arg;
+	gc->r = digests_add (&gc->metas, &image->meta, gc->err);
+	if (gc->r == 0)
+		gc->r = image_layers (image, &gc->layers, gc->err);
 	return gc->r;
 }
 
@@ -419,7 +428,11 @@ image_collect (struct core *core, const struct image_folder *locked, bool dry_ru
 		gc.folder = &own;
 	}
 	int r = gc_run (&gc, err);
-	if (r == 0 && ret)
+	if (r < 0)
+		return r;
+	if (!dry_run)
+		unlinkat (gc.folder->fd, "unclean", 0); /* of an import that had failed */
+	if (ret)
 		*ret = gc.report;
 	return r;
 }

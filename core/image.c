@@ -267,6 +267,7 @@ image_default_name (const char *reference, char **ret, struct silo_error *err)
 struct index {
 	struct core *core;
 	const struct silo_image_source *source;
+	const struct silo_image *same; /* only this is to be brought back; NULL: anything */
 	struct image_folder folder;
 	struct silo_instance *instance; /* whose reference it is */
 	struct silo_buf id;             /* "" when only an import can tell */
@@ -274,6 +275,14 @@ struct index {
 	char *name;
 	struct silo_image image; /* strings borrowed */
 };
+
+/* A tag that has moved, or is gone, says nothing of the contents that it once had. */
+static int
+identify_same (struct index *index, struct silo_error *err)
+{
+	index->id.len = 0;
+	return silo_buf_addf (&index->id, err, "%s", index->same->source_id);
+}
 
 static int
 identify (struct index *index, struct silo_error *err)
@@ -288,10 +297,10 @@ identify (struct index *index, struct silo_error *err)
 					   &said);
 		if (r == SILO_UNIMPLEMENTED)
 			continue;
-		if (r < 0)
-			return silo_fail (err, r, "%s", said.msg);
 		index->instance = all->item[i];
-		return 0;
+		if (index->same && *index->same->source_id)
+			return identify_same (index, err);
+		return r < 0 ? silo_fail (err, r, "%s", said.msg) : 0;
 	}
 	return silo_fail (err, SILO_INVALID,
 			  "%.150s: no image plugin of [silo] image knows this kind of reference",
@@ -486,6 +495,9 @@ import_run (struct index *index, struct silo_import *import, struct image_copy *
 	if (fd < 0)
 		return silo_fail_sys (err, errno, "temporary metadata file");
 	r = import_finish (import, fd, &info, err);
+	if (r == 0 && index->same && !silo_digest_equal (&info.digest, &index->same->meta))
+		r = silo_fail (err, SILO_PRECONDITION, "%.150s has other contents now",
+			       index->source->reference);
 	if (r == 0)
 		r = fault_at ("meta-written", err);
 	if (r == 0)
@@ -494,7 +506,9 @@ import_run (struct index *index, struct silo_import *import, struct image_copy *
 		unlinkat (index->folder.fd, temp, 0);
 		return r;
 	}
-	return store_record (index, import, &info, ret, ret_known, err);
+	*ret_known = true;
+	return index->same ? image_copy (index->same, ret, err)
+			   : store_record (index, import, &info, ret, ret_known, err);
 }
 
 static void
@@ -557,15 +571,16 @@ index_settle (struct index *index, bool failed)
 			  "what was imported in vain stays for now: %s", why.msg);
 }
 
-int
-image_index (struct core *core, const struct index_request *request, struct image_copy **ret,
-	     bool *ret_known, struct silo_error *err)
+static int
+index_run (struct core *core, const struct index_request *request, const struct silo_image *same,
+	   struct image_copy **ret, bool *ret_known, struct silo_error *err)
 {
 	struct silo_image_source source = *request->source;
 	SILO_CLEANUP (index_clear)
 	struct index index = {
 		.core = core,
 		.source = &source,
+		.same = same,
 		.folder = { -1, -1 },
 		.id = SILO_BUF (4096),
 		.layers = SILO_BUF (64 << 10),
@@ -593,4 +608,22 @@ image_index (struct core *core, const struct index_request *request, struct imag
 	if (r == SILO_INVALID)
 		r = err ? err->code = SILO_DATALOSS : SILO_DATALOSS;
 	return r;
+}
+
+int
+image_index (struct core *core, const struct index_request *request, struct image_copy **ret,
+	     bool *ret_known, struct silo_error *err)
+{
+	return index_run (core, request, NULL, ret, ret_known, err);
+}
+
+int
+image_refetch (struct core *core, const struct silo_image *image,
+	       const struct silo_image_source *source, const struct import_progress *progress,
+	       struct silo_error *err)
+{
+	const struct index_request request = { source, image->name, true, progress };
+	_cleanup_free_ struct image_copy *copy = NULL;
+	bool known;
+	return index_run (core, &request, image, &copy, &known, err);
 }

@@ -33,6 +33,8 @@ int image_unpinned (struct core *core, const struct image_folder *folder, const 
 
 /* The digest in "HEX.erofs"; false for other names. */
 bool image_file_parse (const char *name, struct silo_digest *ret);
+/* Add the layers that a record lists. */
+int image_layers (const struct silo_image *image, struct digests *to, struct silo_error *err);
 
 /* -- image-usage.c ------------------------------------------------------------- */
 

@@ -5,6 +5,7 @@ Real daemons, workers and mounts; objects are counted on the disk.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -283,6 +284,233 @@ def test_du(store):
     du = store.json("du")
     assert [i["damaged"] for i in du["images"]] == [True, False]
     assert du["unreferenced"] is None and "fsck" in store.ok("du")
+
+
+# -- what is damaged ------------------------------------------------------------------------
+
+
+def push(registry, folder, name, *layers):
+    """An image of so many layers, each {path: contents}, in the registry; its reference."""
+    oci = pathlib.Path(folder, "oci")
+    shutil.rmtree(oci, ignore_errors=True)
+
+    def umoci(*arguments):
+        subprocess.run(["umoci", *arguments], check=True, timeout=60)
+
+    umoci("init", "--layout", oci)
+    umoci("new", "--image", f"{oci}:t")
+    for number, files in enumerate(layers):
+        tree = pathlib.Path(folder, f"layer{number}")
+        shutil.rmtree(tree, ignore_errors=True)
+        make_tree(tree, files)
+        (tree / "z").mkdir()  # umoci 0.4.7 does not pad the last file of a layer
+        umoci("insert", "--image", f"{oci}:t", tree, "/srv")
+    registry.push(f"oci:{oci}:t", name)
+    return registry.reference(name)
+
+
+BIG = "".join(f"{i}\n" for i in range(5000))
+LAYERS = ({"a": BIG, "b": "two"}, {"c": "three", "sub/a": BIG, "d": "four"})
+PLAIN = "--tls-verify=false"
+
+
+@pytest.fixture
+def app(store, registry):
+    """An image app:1 from the registry, and two: from a folder that shares an object."""
+    reference = push(registry, store.folder, "app:1", *LAYERS)
+    store.ok("index", reference, PLAIN)
+    index(store, "two", "two:1", {"e": BIG, "f": "six"})
+    return store
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flip(path):
+    os.chmod(path, 0o644)
+    with open(path, "r+b") as f:
+        f.seek(os.path.getsize(path) // 2)
+        byte = f.read(1)
+        f.seek(-1, 1)
+        f.write(bytes([byte[0] ^ 1]))
+    os.chmod(path, 0o444)
+
+
+def fsck(one, *arguments, status=0):
+    done = one.run("fsck", "--json", PLAIN, *arguments)
+    assert done.returncode == status, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def tree_of(one, image):
+    """{path: contents} of all files of an image, as it is mounted."""
+    place = os.path.join(one.folder, "look")
+    os.makedirs(place, exist_ok=True)
+    one.ok("mount", image, place)
+    try:
+        files = [p for p in pathlib.Path(place).rglob("*") if p.is_file()]
+        return {str(p.relative_to(place)): p.read_text() for p in files}
+    finally:
+        one.ok("umount", place)
+
+
+def test_all_is_well(app):
+    report = fsck(app)
+    assert report["flaws"] == report["unexpected"] == report["failures"] == []
+    assert report["objects"] == len(objects(app)) == 5 and report["images"] == 2
+    assert report["metadata_files"] == 2 and report["bad"] == 0
+    assert app.ok("fsck", "--dry-run").endswith("of 2 images: all is well\n")
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone", "longer"])
+def test_damaged_object(app, how):
+    """Named with the images and files that it hurts, and fetched again."""
+    before = app.json("images")
+    files = tree_of(app, "app:1")
+    path = objects(app)[digest(BIG)]
+    if how == "flipped":
+        flip(path)
+    elif how == "cut":
+        os.truncate(path, 100)
+    elif how == "gone":
+        path.unlink()
+    else:
+        with open(path, "ab") as f:
+            f.write(b"x")
+    seen = fsck(app, "--dry-run", status=1)
+    (flaw,) = seen["flaws"]
+    assert flaw["kind"] == ("object missing" if how == "gone" else "object damaged")
+    assert flaw["digest"] == digest(BIG) and not flaw["healed"] and seen["bad"] == 1
+    hurt = {i["name"]: (sorted(i["paths"]), i["path_count"]) for i in flaw["images"]}
+    assert hurt == {"app:1": (["/srv/a", "/srv/sub/a"], 2), "two:1": (["/e"], 1)}
+    text = app.run("fsck", "--dry-run")
+    assert text.returncode == 1 and "/srv/sub/a" in text.stdout and "1 bad" in text.stdout
+    healed = fsck(app)
+    assert [f["healed"] for f in healed["flaws"]] == [True] and healed["failures"] == []
+    assert fsck(app)["flaws"] == [] and app.json("images") == before
+    assert path.read_text() == BIG and path.stat().st_mode & 0o777 == 0o444
+    assert tree_of(app, "app:1") == files
+
+
+def test_damaged_object_of_no_image(app):
+    """An object that no image has is removed, and nothing is fetched."""
+    stray = app.state + "/objects/ab/" + "cd" * 31
+    os.makedirs(os.path.dirname(stray), exist_ok=True)
+    pathlib.Path(stray).write_text("not what it says")
+    (flaw,) = fsck(app, "--dry-run", status=1)["flaws"]
+    assert flaw["images"] == [] and os.path.exists(stray)
+    assert fsck(app)["flaws"][0]["healed"] and not os.path.exists(stray)
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_damaged_metadata(app, how):
+    image = next(i for i in app.json("images") if i["name"] == "app:1")
+    files = tree_of(app, "app:1")
+    path = silo_path(app, "images", image["meta"] + ".erofs")
+    if how == "flipped":
+        flip(path)
+    elif how == "cut":
+        os.truncate(path, 2000)
+    else:
+        os.unlink(path)
+    (flaw,) = fsck(app, "--dry-run", status=1)["flaws"]
+    assert flaw["kind"] == f"metadata file {'missing' if how == 'gone' else 'damaged'}"
+    assert flaw["digest"] == image["meta"] and [i["name"] for i in flaw["images"]] == ["app:1"]
+    assert fsck(app)["bad"] == 0
+    assert fsck(app)["flaws"] == [] and tree_of(app, "app:1") == files
+    assert app.json("gc")["objects"] == 0
+
+
+def test_damaged_layer_record(app):
+    """It hurts nobody: it goes, and the blob is fetched again by whoever wants it."""
+    image = next(i for i in app.json("images") if i["name"] == "app:1")
+    assert len(image["layers"]) == 2 and set(os.listdir(app.state + "/layers")) == set(
+        image["layers"]
+    )
+    flip(silo_path(app, "layers", image["layers"][0]))
+    (flaw,) = fsck(app, "--dry-run", status=1)["flaws"]
+    assert (flaw["kind"], flaw["digest"]) == ("layer record damaged", image["layers"][0])
+    assert fsck(app)["bad"] == 0
+    assert os.listdir(app.state + "/layers") == image["layers"][1:]
+    assert fsck(app)["flaws"] == []
+
+
+def test_tag_that_moved(app, registry):
+    """The contents are had by their digest; the tag's new ones are another image."""
+    before = app.json("images")
+    push(registry, app.folder, "app:1", {"new": "contents"})
+    objects(app)[digest("three")].unlink()
+    assert fsck(app)["bad"] == 0
+    assert app.json("images") == before
+    assert objects(app)[digest("three")].read_text() == "three"
+    assert digest("contents") not in objects(app)
+
+
+def test_source_that_is_gone(app, registry, tmp_path):
+    """What it can, it says; what is lost is removed and stays named."""
+    other = app.ok("index", push(registry, app.folder, "gone:1", {"g": "seven"}), PLAIN)
+    assert other.startswith("gone:1")
+    push(registry, app.folder, "gone:1", {"h": "eight"})
+    shutil.rmtree(pathlib.Path(registry.folder, "data/docker/registry/v2/repositories/gone"))
+    shutil.rmtree(os.path.join(app.folder, "two"))
+    flip(objects(app)[digest("seven")])
+    flip(objects(app)[digest("six")])
+    report = fsck(app, status=1)
+    assert report["bad"] == 2 and not any(f["healed"] for f in report["flaws"])
+    assert [f["image"] for f in report["failures"]] == ["gone:1", "two:1"]
+    assert "gone" in report["failures"][0]["message"]
+    assert "two" in report["failures"][1]["message"]
+    assert digest("seven") not in objects(app)
+    again = fsck(app, "--dry-run", status=1)
+    assert {f["kind"] for f in again["flaws"]} == {"object missing"}
+    app.ok("rm", "gone:1", "two:1")
+    assert fsck(app)["flaws"] == []
+
+
+def test_folder_that_changed(app):
+    """It would be another image: nothing of it is taken."""
+    before = app.json("images")
+    make_tree(os.path.join(app.folder, "two"), {"f": "new here"})
+    objects(app)[digest("six")].unlink()
+    report = fsck(app, status=1)
+    assert "other contents now" in report["failures"][0]["message"]
+    assert app.json("images") == before and digest("new here") not in objects(app)
+    assert len(metas(app)) == 2
+    make_tree(os.path.join(app.folder, "two"), {"f": "six"})
+    assert fsck(app)["bad"] == 0 and fsck(app)["flaws"] == []
+
+
+def test_unexpected_files(app):
+    """Somebody has put them there: they are named, and stay."""
+    strays = ["images/notes", "layers/x", "objects/ab/short"]
+    os.makedirs(silo_path(app, "objects/ab"), exist_ok=True)
+    for name in strays:
+        pathlib.Path(silo_path(app, name)).write_text("mine")
+    report = fsck(app)
+    assert sorted(report["unexpected"]) == [silo_path(app, n) for n in strays]
+    assert all(os.path.exists(silo_path(app, n)) for n in strays)
+
+
+def test_paths_that_terminals_would_obey(store):
+    tree = os.path.join(store.folder, "odd")
+    os.makedirs(tree)
+    for name in (b"new\nline", b"\xff\x1b[2J"):
+        with open(os.path.join(tree.encode(), name), "w") as f:
+            f.write("odd")
+    store.ok("index", f"dir:{tree}", "--name", "odd:1")
+    flip(objects(store)[digest("odd")])
+    (flaw,) = fsck(store, "--dry-run", status=1)["flaws"]
+    assert sorted(flaw["images"][0]["paths"]) == ["/\\377\\033[2J", "/new\\012line"]
+
+
+def test_fsck_beside_a_worker(busy):
+    """Healed while a worker has the image mounted, which sees the file again."""
+    call = Waiting(busy)
+    path = objects(busy)[digest("only in 1\n")]
+    path.unlink()
+    assert fsck(busy)["bad"] == 0
+    assert call.end() == ONE
 
 
 # -- what is in use -----------------------------------------------------------------------
