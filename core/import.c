@@ -315,47 +315,60 @@ folder_open (struct silo_import *import, int *ret, struct silo_error *err)
 	return 0;
 }
 
-/* NULL when it is not known. */
-static struct tree_layer *
-layer_find (struct silo_layer *layer, int folder)
+/* *ret: its entries; NULL when it is not known.  What cannot be read counts as unknown, what
+ * could be read on another day does not. */
+static int
+layer_find (struct silo_layer *layer, int folder, struct tree_layer **ret, struct silo_error *err)
 {
 	struct silo_import *import = layer->import;
-	struct tree_layer *known = NULL;
 	struct silo_error why = { 0 };
-	if (layer_load (folder, import->content, &layer->blob, &known, &why) == 0)
-		return known;
-	silo_log (&import->core->host, SILO_DEBUG, "layer %s is to be fetched: %s", layer->name,
-		  why.msg);
-	return NULL;
+	int r = layer_load (folder, import->content, &layer->blob, ret, &why);
+	if (r == 0)
+		return 0;
+	if (r != SILO_NOTFOUND && r != SILO_DATALOSS)
+		return silo_fail (err, r, "layer %s: %s", layer->name, why.msg);
+	if (why.sys != ENOENT)
+		silo_log (&import->core->host, SILO_DEBUG, "layer %s is fetched again: %s",
+			  layer->name, why.msg);
+	*ret = NULL;
+	return 0;
+}
+
+/* The same, in turn with others who want this blob: then it is known, or the lock is held. */
+static int
+layer_find_alone (struct silo_layer *layer, struct tree_layer **ret, struct silo_error *err)
+{
+	int folder = -1;
+	int r = folder_open (layer->import, &folder, err);
+	if (r == 0)
+		r = layer_find (layer, folder, ret, err);
+	if (r < 0 || *ret)
+		return r;
+	r = layer_lock (folder, &layer->blob, silo_import_cancel_fd (layer->import), &layer->lock,
+			err);
+	/* Who had the lock may have imported it meanwhile. */
+	if (r == 0)
+		r = layer_find (layer, folder, ret, err);
+	if (r < 0 || *ret)
+		layer_unlock (&layer->lock);
+	return r;
 }
 
 int
 silo_layer_begin (struct silo_layer *layer, bool *ret_known, struct silo_error *err)
 {
-	struct silo_import *import = layer->import;
 	struct tree_layer *known = NULL;
-	int folder = -1, r = 0;
-	if (silo_import_cancelled (import))
+	int r = 0;
+	if (silo_import_cancelled (layer->import))
 		return silo_fail (err, SILO_CANCELLED, "stopped");
 	if (layer->has_blob)
-		r = folder_open (import, &folder, err);
-	if (r == 0 && layer->has_blob)
-		known = layer_find (layer, folder);
-	if (r == 0 && layer->has_blob && !known) {
-		r = layer_lock (folder, &layer->blob, silo_import_cancel_fd (import), &layer->lock,
-				err);
-		/* Who had the lock may have imported it meanwhile. */
-		if (r == 0)
-			known = layer_find (layer, folder);
-	}
-	if (r == 0 && known) {
-		layer_unlock (&layer->lock);
+		r = layer_find_alone (layer, &known, err);
+	if (r == 0 && known)
 		r = layer_take (layer, known, err);
-	}
 	if (r < 0)
 		return r;
 	atomic_store (&layer->state, known ? LAYER_KNOWN : LAYER_RUNS);
-	progress_now (import);
+	progress_now (layer->import);
 	*ret_known = known != NULL;
 	return 0;
 }

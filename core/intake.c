@@ -349,37 +349,39 @@ intake_cpus (void)
 }
 
 static int
-thread_start (struct intake *intake, struct silo_error *err)
+thread_start (struct intake *intake, struct intake_thread *thread)
 {
-	struct intake_thread *thread = &intake->threads[intake->n_threads];
 	sigset_t all, old;
-	thread->intake = intake;
-	thread->hash = silo_hash_new ();
-	if (!thread->hash)
-		return silo_fail_nomem (err);
 	sigfillset (&all);
 	pthread_sigmask (SIG_SETMASK, &all, &old);
 	int sys = pthread_create (&thread->thread, NULL, intake_thread, thread);
 	pthread_sigmask (SIG_SETMASK, &old, NULL);
-	if (sys != 0) {
-		silo_hash_free (silo_steal (&thread->hash));
-		return silo_fail_sys (err, sys, "a thread that stores files");
-	}
-	intake->n_threads++;
-	return 0;
+	if (sys == 0)
+		intake->n_threads++;
+	return sys;
 }
 
 /* Called with the lock held.  One thread is needed, the others are a matter of speed. */
 static int
 threads_start (struct intake *intake, struct silo_error *err)
 {
-	if (intake->n_threads > 0)
-		return 0;
-	int r = thread_start (intake, err);
-	for (size_t n = intake_cpus (); r == 0 && intake->n_threads < n;)
-		if (thread_start (intake, NULL) < 0)
+	size_t n = intake->n_threads > 0 ? 0 : intake_cpus ();
+	for (size_t i = 0; i < n; i++) {
+		struct intake_thread *thread = &intake->threads[i];
+		thread->intake = intake;
+		if (!thread->hash)
+			thread->hash = silo_hash_new ();
+		if (!thread->hash)
+			return silo_fail_nomem (err);
+	}
+	for (size_t i = 0; i < n; i++) {
+		int sys = thread_start (intake, &intake->threads[i]);
+		if (sys != 0 && i == 0)
+			return silo_fail_sys (err, sys, "a thread that stores files");
+		if (sys != 0)
 			break;
-	return r;
+	}
+	return 0;
 }
 
 int
@@ -408,10 +410,10 @@ intake_free (struct intake *intake)
 	atomic_store (&intake->failed, true);
 	pthread_cond_broadcast (&intake->work);
 	pthread_mutex_unlock (&intake->lock);
-	for (size_t i = 0; i < intake->n_threads; i++) {
+	for (size_t i = 0; i < intake->n_threads; i++)
 		pthread_join (intake->threads[i].thread, NULL);
+	for (size_t i = 0; i < INTAKE_MAX_THREADS; i++)
 		silo_hash_free (intake->threads[i].hash);
-	}
 	while (intake->files) {
 		struct intake_file *file = intake->files;
 		intake->files = file->next;
