@@ -93,7 +93,7 @@ import_free (struct silo_import *import)
 {
 	if (!import)
 		return;
-	for (size_t i = 0; i < import->n; i++)
+	for (size_t i = 0; import->intake && i < import->n; i++)
 		feed_clear (&import->layers[i]->feed);
 	/* Its threads look at the layers' inodes. */
 	intake_free (import->intake);
@@ -518,6 +518,12 @@ int
 import_finish (struct silo_import *import, int fd, struct meta_info *ret, struct silo_error *err)
 {
 	struct tree *tree = NULL;
+	for (size_t i = 0; i < import->n; i++)
+		if (!import->layers[i]->ended)
+			return silo_fail (err, SILO_INTERNAL, "layer %s did not end",
+					  import->layers[i]->name);
+	/* The tree may need the memory. */
+	intake_free (silo_steal (&import->intake));
 	int r = tree_new (&tree, err);
 	if (r < 0)
 		return r;

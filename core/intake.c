@@ -13,7 +13,7 @@
 
 #define INTAKE_BLOCK       ((size_t) 256 << 10)
 #define INTAKE_ITEMS       256
-#define INTAKE_MAX_BLOCKS  128 /* 32 MiB */
+#define INTAKE_MAX_BLOCKS  64 /* 16 MiB */
 #define INTAKE_MAX_THREADS 8
 /* Larger files are written while they arrive, smaller ones only when their digest is known
  * and the content store lacks them. */

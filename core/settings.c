@@ -62,8 +62,9 @@ const struct silo_option settings_table[] = {
 	       "bytes that a container may write to its root; 0: the rootfs plugin's default"),
 	RANGE (SILO_SIZE, max_image_size, "256G", 1, 1LL << 50,
 	       "bytes of all files of an image, counted layer by layer; a larger one is refused"),
-	RANGE (SILO_INT, max_image_entries, "1000000", 1, 4 << 20,
-	       "entries of all layers of an image; one with more is refused"),
+	RANGE (SILO_INT, max_image_entries, "500000", 1, 4 << 20,
+	       "entries of all layers of an image, each takes some 250 bytes of memory while it is "
+	       "imported; an image with more is refused"),
 	RANGE (SILO_INT, max_image_layers, "512", 1, 512,
 	       "layers of an image; one with more is refused"),
 	{ .name = NULL },
