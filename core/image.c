@@ -227,6 +227,19 @@ name_of_path (const char *path, struct silo_buf *to, struct silo_error *err)
 	return silo_buf_addf (to, err, "%.*s:%.*s", (int) stem, base, (int) tag, colon + 1);
 }
 
+/* What follows "docker://", or "containers-storage:" and the store's place in brackets. */
+static const char *
+skip_scheme (const char *reference)
+{
+	static const char storage[] = "containers-storage:";
+	const char *scheme = strstr (reference, "://");
+	if (strncmp (reference, storage, strlen (storage)) != 0)
+		return scheme ? scheme + 3 : reference;
+	const char *rest = reference + strlen (storage);
+	const char *end = *rest == '[' ? strchr (rest, ']') : NULL;
+	return end ? end + 1 : rest;
+}
+
 /* Does "host:5000/x" or "docker.io/x" start with a registry, as Docker decides it? */
 static const char *
 skip_registry (const char *reference)
@@ -248,8 +261,7 @@ image_default_name (const char *reference, char **ret, struct silo_error *err)
 	if (path) {
 		r = name_of_path (path, &name, err);
 	} else {
-		const char *scheme = strstr (reference, "://");
-		const char *rest = skip_registry (scheme ? scheme + 3 : reference);
+		const char *rest = skip_registry (skip_scheme (reference));
 		if (strncmp (rest, "library/", 8) == 0)
 			rest += 8;
 		const char *last = strrchr (rest, '/');

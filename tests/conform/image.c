@@ -8,6 +8,7 @@
 #include "image.h"
 
 #include <fcntl.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include "tap.h"
 
@@ -154,24 +155,38 @@ test_parallel (struct suite *s, const char *reference)
 struct stop {
 	volatile int cancelled;
 	int calls;
+	int fd; /* eventfd, for those who wait */
 };
+
+static void
+stop_now (struct stop *stop)
+{
+	const uint64_t one = 1;
+	stop->cancelled = 1;
+	if (write (stop->fd, &one, sizeof (one)) != sizeof (one))
+		tap_bail ("eventfd: %s", strerror (errno));
+}
 
 static void
 stop_soon (void *arg, const struct import_status *status SILO_UNUSED)
 {
 	struct stop *stop = arg;
 	if (++stop->calls == 3)
-		stop->cancelled = 1;
+		stop_now (stop);
 }
 
 static void
 test_cancel (struct suite *s, const char *reference)
 {
-	struct stop stop = { .calls = 0 }, now = { .cancelled = 1 };
+	struct stop stop = { .calls = 0 }, now = { .calls = 0 };
 	struct stop *const stops[] = { &now, &stop };
 	for (size_t i = 0; i < ARRAY_SIZE (stops); i++) {
+		_cleanup_close_ int fd = eventfd (0, EFD_CLOEXEC);
 		const struct import_progress progress = { stop_soon, stops[i], &stops[i]->cancelled,
-							  -1 };
+							  fd };
+		stops[i]->fd = fd;
+		if (stops[i] == &now)
+			stop_now (&now);
 		_cleanup_free_ struct image_copy *copy = NULL;
 		struct silo_error err = untouched;
 		bool known = false;

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import threading
@@ -447,6 +448,33 @@ def skopeo_copy(source, target):
     subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", source, target], check=True)
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_while_an_archive_is_read(silo, tmp_path, how):
+    """What skopeo has unpacked goes, at the latest with the next start."""
+    os.mkfifo(tmp_path / "x.tar")
+    silo.json("images")
+    process = subprocess.Popen(
+        [silo.silo_bin, "index", f"oci-archive:{tmp_path}/x.tar"],
+        env=silo.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with open(tmp_path / "x.tar", "wb") as fifo:  # skopeo has opened it
+        fifo.write(tar(file(b"oci-layout", b"{}"))[:-1024])
+        fifo.flush()
+        wait_for(lambda: list(pathlib.Path(silo.state, "tmp").glob("*/*/oci-layout")))
+        process.send_signal(how)
+        process.wait(30)
+        wait_for(lambda: silo.processes() == [], 10, "skopeo's end")
+    if how == signal.SIGKILL:
+        assert os.listdir(f"{silo.state}/tmp") != []
+    else:
+        assert process.returncode == 130
+        assert os.listdir(f"{silo.state}/tmp") == []
+    assert silo.json("images") == []
+    assert os.listdir(f"{silo.state}/tmp") == []
+
+
 def test_archives(silo, layout, tmp_path):
     source = layout.image(layers(3), how="gzip", config={"Env": ["A=b"], "WorkingDir": "/w"})
     want = silo.index(source, "--name", "layout:1")
@@ -495,11 +523,12 @@ def test_podman_s_store(silo, layout, store):
     reference = f"containers-storage:{store}localhost/mine:1"
     skopeo_copy(source, reference)
     silo.ok("rm", "layout:1")  # the same manifest, so it would be known
-    image = silo.index(reference, "--name", "podman:1")
+    image = silo.index(reference)
     assert image["meta"] == want["meta"] and not image["known"]
+    assert image["name"] == "mine:1"
     digest = hashlib.sha256(open_blob(layout, layout.manifests[0])).hexdigest()
     assert image["source_id"] == f"sha256:{digest}"
-    assert silo.index(reference, "--name", "podman:1")["known"]
+    assert silo.index(reference)["known"]
     assert os.listdir(f"{silo.state}/tmp") == []
     silo.refused(f"containers-storage:{store}localhost/mine:2", "mine:2")
 
