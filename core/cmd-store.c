@@ -48,7 +48,7 @@ store_lock (struct core *core, struct image_folder *ret, struct silo_error *err)
 	if (r != SILO_UNAVAILABLE)
 		return r < 0 ? silo_fail (err, r, "%s", busy.msg) : 0;
 	if (isatty (STDERR_FILENO))
-		fputs ("waiting for an import that is under way\n", stderr);
+		fputs ("waiting for an import, or whoever else uses the store\n", stderr);
 	return image_folder_open (core, LOCK_EX, ret, err);
 }
 
