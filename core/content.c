@@ -69,7 +69,8 @@ silo_content_sync (struct silo_instance *content, struct silo_error *err)
 /* -- anonymous files, for stores that hand out no descriptors ------------------- */
 
 static int
-content_write (int fd, const void *data, size_t len, struct silo_error *err)
+content_write (struct silo_instance *content, int fd, const void *data, size_t len,
+	       struct silo_error *err)
 {
 	const char *p = data;
 
@@ -77,8 +78,12 @@ content_write (int fd, const void *data, size_t len, struct silo_error *err)
 		ssize_t n = write (fd, p, len);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0)
-			return silo_fail_sys (err, errno, "writing an object");
+		if (n < 0) {
+			int sys = errno;
+			const char *folder = silo_content_folder (content);
+			return silo_fail_sys (err, sys, "writing an object to %s",
+					      folder ? folder : silo_state (&content->host));
+		}
 		p += n;
 		len -= (size_t) n;
 	}
@@ -118,7 +123,7 @@ content_copy (struct silo_instance *content, const struct silo_digest *digest, i
 					  "an object ends after %lld of %lld bytes",
 					  (long long) offset, (long long) size);
 		if (r == 0)
-			r = content_write (fd, chunk, n, err);
+			r = content_write (content, fd, chunk, n, err);
 		offset += (int64_t) n;
 	}
 	return r;
@@ -280,7 +285,7 @@ silo_writer_add (struct silo_writer *writer, const void *data, size_t len, struc
 	int r = silo_hash_add (writer->hash, data, len);
 	if (r < 0)
 		return silo_fail (err, r, "hashing an object");
-	r = content_write (writer->fd, data, len, err);
+	r = content_write (writer->content, writer->fd, data, len, err);
 	if (r == 0)
 		writer->size += (int64_t) len;
 	return r;
@@ -352,7 +357,7 @@ content_put (struct silo_instance *content, const struct silo_digest *digest,
 		return r;
 	}
 	for (size_t i = 0; r == 0 && i < n_parts; i++)
-		r = content_write (writer.fd, parts[i].data, parts[i].len, err);
+		r = content_write (content, writer.fd, parts[i].data, parts[i].len, err);
 	if (r < 0) {
 		writer_drop (&writer);
 		return r;

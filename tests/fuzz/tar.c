@@ -169,5 +169,5 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
 const struct fuzz_target fuzz_target = {
 	.name = "tar",
 	.max = MAX,
-	.mutations = 3000,
+	.mutations = 1500,
 };

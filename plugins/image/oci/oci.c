@@ -110,13 +110,20 @@ identify_by_skopeo (const struct oci *oci, const struct silo_image_source *sourc
 		    struct silo_error *err)
 {
 	struct silo_buf text SILO_CLEANUP (silo_buf_free) = SILO_BUF ((size_t) oci->max_manifest);
-	struct silo_digest digest;
+	struct silo_digest digest, wanted;
 	int r = skopeo_inspect (oci, source, reference, &text, err);
 	if (r == 0 && text.len == 0)
 		r = silo_fail (err, SILO_UNAVAILABLE, "%.100s: an empty manifest",
 			       source->reference);
 	if (r == 0)
 		r = silo_digest_of (text.data, text.len, &digest, err);
+	/* skopeo believes the registry. */
+	if (r == 0 && reference_digest (reference, &wanted) &&
+	    !silo_digest_equal (&digest, &wanted))
+		r = silo_fail (
+		    err, SILO_DATALOSS,
+		    "%.150s: the registry gave a manifest that does not have this digest",
+		    source->reference);
 	return r < 0 ? r : id_of (&digest, source->platform ? source->platform : "", ret_id, err);
 }
 
@@ -173,7 +180,9 @@ import_config (const struct origin *origin, const struct silo_buf *text, struct 
 	if (!json)
 		return silo_fail (err, SILO_DATALOSS, "the image's config is no JSON: %.100s",
 				  bad.text);
-	int r = check_platform (origin, json, err);
+	int r = json_is_object (json)
+		    ? check_platform (origin, json, err)
+		    : silo_fail (err, SILO_DATALOSS, "the image's config is no JSON object");
 	const json_t *config = json_object_get (json, "config");
 	if (r == 0 && json_is_object (config)) {
 		char *dump = json_dumps (config, JSON_COMPACT);

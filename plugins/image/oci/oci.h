@@ -48,6 +48,8 @@ int reference_parse (const struct silo_image_source *source, struct reference *r
 		     struct silo_error *err);
 /* The digest in source->id; false: there is none. */
 bool reference_pinned (const struct silo_image_source *source, struct silo_digest *ret);
+/* The digest that stands in a reference to a registry; false: there is none. */
+bool reference_digest (const struct reference *reference, struct silo_digest *ret);
 
 /* "linux", "arm64", "" */
 struct platform {

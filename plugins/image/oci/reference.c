@@ -72,6 +72,11 @@ registry_parse (const struct silo_image_source *source, struct reference *ret,
 	    *colon == ':' && colon > name ? (size_t) (colon - name) : (size_t) (end - name);
 	struct silo_digest digest;
 	int n;
+	if (*end == '@' && (!starts (end + 1, id_scheme) ||
+			    silo_digest_parse (end + 1 + strlen (id_scheme), &digest, NULL) < 0))
+		return silo_fail (err, SILO_INVALID,
+				  "%.100s: expected name@sha256:... behind the @",
+				  source->reference);
 	if (reference_pinned (source, &digest)) {
 		char hex[SILO_DIGEST_HEX + 1];
 		silo_digest_hex (&digest, hex);
@@ -86,6 +91,14 @@ registry_parse (const struct silo_image_source *source, struct reference *ret,
 	if (n < 0 || (size_t) n >= sizeof (ret->text))
 		return silo_fail (err, SILO_INVALID, "%.60s...: too long for a reference", name);
 	return 0;
+}
+
+bool
+reference_digest (const struct reference *reference, struct silo_digest *ret)
+{
+	const char *at = reference->form == FORM_REGISTRY ? strrchr (reference->text, '@') : NULL;
+	return at && starts (at + 1, id_scheme) &&
+	       silo_digest_parse (at + 1 + strlen (id_scheme), ret, NULL) == 0;
 }
 
 /* As skopeo has it: the first colon ends the path, names of images may hold more. */

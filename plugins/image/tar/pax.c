@@ -158,7 +158,7 @@ pax_apply (struct reader *reader, struct member *member, struct silo_error *err)
 {
 	struct pax *pax = &reader->pax;
 	char *at = (char *) reader->special.data;
-	const char *end = at + reader->special.len;
+	const char *end = at ? at + reader->special.len : at; /* an empty header has no bytes */
 	int r = 0;
 	while (r == 0 && at < end) {
 		struct record record;
