@@ -133,6 +133,24 @@ def other_bytes(_registry, handler, body):
     handler.send(body[:-1] + bytes([body[-1] ^ 1]))
 
 
+def redirects(_registry, handler, _body):
+    """To itself, for ever."""
+    handler.send_response(307)
+    handler.send_header("Location", handler.path)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+def padded(_registry, handler, body):
+    """A manifest of megabytes."""
+    handler.send(body + b" " * (5 << 20), kind=json.loads(body)["mediaType"])
+
+
+def padded_a_little(_registry, handler, body):
+    """The same manifest, but not of its digest."""
+    handler.send(body + b" ", kind=json.loads(body)["mediaType"])
+
+
 def endless(_registry, handler, body):
     """More than was promised, without a length."""
     handler.send_response(200)
