@@ -266,13 +266,16 @@ entry_allowed (struct silo_layer *layer, const char *path, int64_t size, struct 
 				  "layer %s: %.100s: the image has more than %lld entries: [silo] "
 				  "max_image_entries allows no more",
 				  layer->name, path, (long long) settings->max_image_entries);
-	/* No sum overflows: every size is below TREE_MAX_FILE, and the entries are counted. */
-	int64_t bytes = atomic_fetch_add_explicit (&import->bytes, size, memory_order_relaxed);
-	if (bytes + size > settings->max_image_size)
-		return silo_fail (err, SILO_EXHAUSTED,
-				  "layer %s: %.100s: the image has more than %lld bytes: [silo] "
-				  "max_image_size allows no more",
-				  layer->name, path, (long long) settings->max_image_size);
+	/* Counted only when allowed, so that it is the layer with too much that fails. */
+	int64_t bytes = atomic_load_explicit (&import->bytes, memory_order_relaxed);
+	do {
+		if (size > settings->max_image_size - bytes)
+			return silo_fail (err, SILO_EXHAUSTED,
+					  "layer %s: %.100s: the image has more than %lld bytes: "
+					  "[silo] max_image_size allows no more",
+					  layer->name, path, (long long) settings->max_image_size);
+	} while (!atomic_compare_exchange_weak_explicit (
+	    &import->bytes, &bytes, bytes + size, memory_order_relaxed, memory_order_relaxed));
 	return 0;
 }
 
