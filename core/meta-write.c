@@ -15,10 +15,9 @@
  * is not kept. */
 struct item {
 	const struct tree_node *node; /* one of its names; for folders the one */
-	uint64_t offset;              /* in the file */
+	uint32_t nid;                 /* offset in the file / META_SLOT */
 	uint32_t first;               /* block of its data outside the inode */
 	uint32_t xattrs;              /* bytes */
-	uint32_t n_folders;           /* in the folder */
 	uint8_t layout;               /* enum meta_layout */
 	bool whiteouts;               /* the folder holds some */
 };
@@ -268,7 +267,6 @@ list_folder (struct layout *layout, size_t i, struct silo_error *err)
 	if (r < 0)
 		return r;
 	for (const struct tree_node *c = layout->items[i].node->first; c; c = c->next) {
-		layout->items[i].n_folders += S_ISDIR (c->inode->mode);
 		layout->items[i].whiteouts |= is_whiteout (c->inode);
 		layout_add (layout, c);
 	}
@@ -347,18 +345,18 @@ place_items (struct layout *layout, struct silo_error *err)
 		at = round_up (at, META_SLOT);
 		if (together && at % META_BLOCK + bytes > META_BLOCK)
 			at = round_up (at, META_BLOCK);
-		item->offset = at;
+		item->nid = (uint32_t) (at / META_SLOT);
 		at += bytes;
 		/* Counted from the first block behind the inodes, which is not known yet. */
 		item->first = (uint32_t) blocks;
 		blocks += item_blocks (item, size);
-		if (blocks >= META_HOLE)
+		if (blocks >= META_HOLE || at / META_SLOT > UINT32_MAX)
 			break;
 	}
 	layout->data = round_up (at, META_BLOCK) / META_BLOCK;
 	layout->blocks = layout->data + blocks;
-	if (layout->blocks >= META_HOLE)
-		return silo_fail (err, SILO_EXHAUSTED, "the metadata would need 16 TiB");
+	if (layout->blocks >= META_HOLE || at / META_SLOT > UINT32_MAX)
+		return silo_fail (err, SILO_EXHAUSTED, "the metadata would need 128 GiB");
 	return 0;
 }
 
@@ -420,12 +418,6 @@ out_pad (struct out *out, uint64_t to, struct silo_error *err)
 	return out_put (out, NULL, (size_t) (to - out->at), err);
 }
 
-static uint64_t
-item_nid (const struct item *item)
-{
-	return item->offset / META_SLOT;
-}
-
 static int
 write_super (const struct layout *layout, struct out *out, struct silo_error *err)
 {
@@ -433,7 +425,7 @@ write_super (const struct layout *layout, struct out *out, struct silo_error *er
 	put32 (super + SUPER_MAGIC, META_MAGIC);
 	put32 (super + SUPER_COMPAT, META_COMPAT_MTIME);
 	super[SUPER_BLOCK_BITS] = META_BLOCK_BITS;
-	put16 (super + SUPER_ROOT, (uint16_t) item_nid (&layout->items[0]));
+	put16 (super + SUPER_ROOT, (uint16_t) layout->items[0].nid);
 	put64 (super + SUPER_INODES, layout->n);
 	put32 (super + SUPER_BLOCKS, (uint32_t) layout->blocks);
 	put32 (super + SUPER_INCOMPAT, META_INCOMPAT_CHUNKS);
@@ -464,6 +456,18 @@ item_u (const struct layout *layout, const struct item *item, uint64_t size)
 	return item_blocks (item, size) > 0 ? (uint32_t) layout->data + item->first : 0;
 }
 
+static uint32_t
+item_links (const struct item *item)
+{
+	const struct tree_node *node = item->node;
+	if (!S_ISDIR (node->inode->mode))
+		return node->inode->links;
+	uint32_t links = 2;
+	for (const struct tree_node *c = node->first; c; c = c->next)
+		links += S_ISDIR (c->inode->mode);
+	return links;
+}
+
 static int
 write_inode (const struct layout *layout, const struct item *item, struct out *out,
 	     struct silo_error *err)
@@ -483,7 +487,7 @@ write_inode (const struct layout *layout, const struct item *item, struct out *o
 	put32 (raw + INODE_GID, inode->gid);
 	put64 (raw + INODE_MTIME, (uint64_t) inode->mtime);
 	put32 (raw + INODE_MTIME_NSEC, inode->mtime_nsec);
-	put32 (raw + INODE_NLINK, S_ISDIR (inode->mode) ? 2 + item->n_folders : inode->links);
+	put32 (raw + INODE_NLINK, item_links (item));
 	return out_put (out, raw, sizeof (raw), err);
 }
 
@@ -520,7 +524,7 @@ folder_block (const struct layout *layout, struct names *names, unsigned char to
 		struct name name;
 		names_next (&from, &name);
 		unsigned char *dirent = to + i * META_DIRENT;
-		put64 (dirent, item_nid (&layout->items[name.inode->number - 1]));
+		put64 (dirent, layout->items[name.inode->number - 1].nid);
 		put16 (dirent + DIRENT_NAME, (uint16_t) name_at);
 		dirent[DIRENT_TYPE] = dirent_type (mode_written (name.inode));
 		memcpy (to + name_at, name.text, name.len);
@@ -563,7 +567,7 @@ write_item (struct layout *layout, const struct item *item, struct out *out, str
 {
 	unsigned char hole[4];
 	put32 (hole, META_HOLE);
-	int r = out_pad (out, item->offset, err);
+	int r = out_pad (out, item->nid * (uint64_t) META_SLOT, err);
 	if (r == 0)
 		r = write_inode (layout, item, out, err);
 	if (r == 0)

@@ -10,12 +10,29 @@
 #include "tree.h"
 #include <sys/stat.h>
 
+/* What an entry may cost, in parts of paths, and what a layer may on top of that: a layer whose
+ * paths all lead through long symlinks would take hours. */
+#define STEPS_ENTRY 64u
+#define STEPS_LAYER (4u << 20)
+
 struct apply {
 	struct tree *tree;
 	const struct tree_layer *layer;
 	struct tree_node *own; /* root of the layer's own tree */
 	size_t whiteouts;      /* nodes that are or were one */
+	uint64_t steps;        /* taken */
 };
+
+static int
+steps_take (struct apply *apply, uint64_t n, const char *path, struct silo_error *err)
+{
+	apply->steps += n;
+	if (apply->steps <= STEPS_LAYER + (uint64_t) STEPS_ENTRY * apply->layer->n)
+		return 0;
+	return silo_fail (err, SILO_EXHAUSTED,
+			  "layer %s: %.80s: the layer's paths lead through too many folders",
+			  apply->layer->name, path);
+}
 
 /* -- a path's way through the layer's own tree -------------------------------- */
 
@@ -97,8 +114,7 @@ static int
 folder_make (struct apply *apply, struct tree_node *parent, const struct part *part,
 	     struct tree_node **child, struct silo_error *err)
 {
-	struct tree_inode *inode =
-	    arena_zero (&apply->tree->memory, offsetof (struct tree_inode, object));
+	struct tree_inode *inode = arena_zero (&apply->tree->memory, TREE_INODE_SIZE);
 	if (!inode)
 		return silo_fail_nomem (err);
 	/* As podman makes it, but for the time: there it is that of unpacking. */
@@ -153,12 +169,15 @@ folder_step (struct apply *apply, struct way *way, const struct part *part, enum
 
 /* Symlinks could put folders deeper than any path reaches. */
 static int
-depth_check (const struct apply *apply, const struct way *way, const struct tree_node *node,
+depth_check (struct apply *apply, const struct way *way, const struct tree_node *node,
 	     struct silo_error *err)
 {
 	size_t bytes = 0;
 	for (const struct tree_node *n = node; n->parent; n = n->parent)
 		bytes += n->name_len + 1u;
+	int r = steps_take (apply, bytes, way->full, err);
+	if (r < 0)
+		return r;
 	if (bytes + TREE_MAX_NAME <= TREE_MAX_PATH)
 		return 0;
 	return way_fail (apply, way, "too deep into the image", err);
@@ -174,8 +193,11 @@ folder_at (struct apply *apply, const char *path, size_t len, enum how how, stru
 	struct tree_node *node = apply->own;
 	struct part part;
 	int r = 1;
-	while (r > 0 && way_next (&way, &part))
-		r = folder_step (apply, &way, &part, how, &node, err);
+	while (r > 0 && way_next (&way, &part)) {
+		r = steps_take (apply, 1, path, err);
+		if (r == 0)
+			r = folder_step (apply, &way, &part, how, &node, err);
+	}
 	if (r <= 0)
 		return r;
 	*ret = node;
@@ -266,14 +288,9 @@ link_target (struct apply *apply, const struct tree_entry *entry, struct tree_no
 }
 
 /* Both lists are sorted; of the same name `from` wins. */
-static int
-xattrs_join (struct apply *apply, struct tree_inode *to, const struct tree_inode *from,
-	     struct silo_error *err)
+static uint32_t
+xattrs_union (const struct tree_inode *to, const struct tree_inode *from, struct tree_xattr *all)
 {
-	size_t most = (size_t) to->n_xattrs + from->n_xattrs;
-	struct tree_xattr *all = arena_take (&apply->tree->memory, most * sizeof (*all));
-	if (!all)
-		return silo_fail_nomem (err);
 	uint32_t n = 0, i = 0, k = 0;
 	while (i < to->n_xattrs || k < from->n_xattrs) {
 		int c = i == to->n_xattrs ? 1 : -1;
@@ -283,30 +300,48 @@ xattrs_join (struct apply *apply, struct tree_inode *to, const struct tree_inode
 		i += c <= 0;
 		k += c >= 0;
 	}
+	return n;
+}
+
+static int
+xattrs_join (struct apply *apply, struct tree_inode *to, const struct tree_entry *entry,
+	     struct silo_error *err)
+{
+	uint32_t most = (uint32_t) to->n_xattrs + entry->inode->n_xattrs;
+	/* The old list stays in the arena: who joins large ones pays for it. */
+	int r = steps_take (apply, 16u * (uint64_t) most, entry->path, err);
+	if (r < 0)
+		return r;
+	struct tree_xattr *all = arena_take (&apply->tree->memory, most * sizeof (*all));
+	if (!all)
+		return silo_fail_nomem (err);
+	uint32_t n = xattrs_union (to, entry->inode, all);
 	size_t bytes = 0;
-	for (i = 0; i < n; i++)
+	for (uint32_t i = 0; i < n; i++)
 		bytes += strlen (all[i].name) + all[i].len + 32;
 	if (bytes > TREE_MAX_XATTRS)
-		return silo_fail (err, SILO_INVALID, "more than %zu bytes of extended attributes",
-				  TREE_MAX_XATTRS);
+		return silo_fail (err, SILO_INVALID,
+				  "layer %s: %.80s: more than %zu bytes of extended attributes",
+				  apply->layer->name, entry->path, TREE_MAX_XATTRS);
 	to->xattrs = all;
-	to->n_xattrs = n;
+	to->n_xattrs = (uint16_t) n;
 	return 0;
 }
 
 /* A hard link's own header counts for the file, as when it is unpacked. */
 static int
-link_update (struct apply *apply, struct tree_inode *inode, const struct tree_inode *says,
+link_update (struct apply *apply, struct tree_inode *inode, const struct tree_entry *entry,
 	     struct silo_error *err)
 {
+	const struct tree_inode *says = entry->inode;
 	inode->uid = says->uid;
 	inode->gid = says->gid;
 	if (!S_ISLNK (inode->mode)) {
-		inode->mode = (inode->mode & S_IFMT) | (says->mode & 07777);
+		inode->mode = (uint16_t) ((inode->mode & S_IFMT) | (says->mode & 07777));
 		inode->mtime = says->mtime;
 		inode->mtime_nsec = says->mtime_nsec;
 	}
-	return says->n_xattrs > 0 ? xattrs_join (apply, inode, says, err) : 0;
+	return says->n_xattrs > 0 ? xattrs_join (apply, inode, entry, err) : 0;
 }
 
 static int
@@ -314,11 +349,8 @@ link_place (struct apply *apply, const struct tree_entry *entry, struct silo_err
 {
 	struct tree_node *target = NULL;
 	int r = link_target (apply, entry, &target, err);
-	if (r == 0 && entry->inode) {
-		r = link_update (apply, target->inode, entry->inode, err);
-		if (r < 0)
-			return silo_wrap (err, "layer %s: %.80s", apply->layer->name, entry->path);
-	}
+	if (r == 0 && entry->inode)
+		r = link_update (apply, target->inode, entry, err);
 	if (r < 0 || strcmp (entry->path, entry->target) == 0)
 		return r;
 	return inode_place (apply, entry->path, target->inode, err);

@@ -151,7 +151,7 @@ xattrs_copy (struct tree_layer *layer, const struct silo_entry *entry, struct tr
 			return silo_fail_nomem (err);
 		inode->xattrs[i] = list[i];
 	}
-	inode->n_xattrs = n;
+	inode->n_xattrs = (uint16_t) n; /* TREE_MAX_XATTRS holds no more */
 	return 0;
 }
 
@@ -222,15 +222,17 @@ static int
 inode_new (struct tree_layer *layer, const struct silo_entry *entry, struct tree_inode **ret,
 	   struct silo_error *err)
 {
-	size_t size = offsetof (struct tree_inode, object);
+	size_t size = TREE_INODE_SIZE;
 	if (entry->type == SILO_ENTRY_FILE)
 		size = sizeof (struct tree_inode);
+	else if (entry->type == SILO_ENTRY_SYMLINK)
+		size += sizeof (char *);
 	struct tree_inode *inode = arena_zero (&layer->inodes, size);
 	if (!inode)
 		return silo_fail_nomem (err);
 	/* Symlinks have no permissions of their own; Linux always shows these. */
 	uint32_t mode = entry->type == SILO_ENTRY_SYMLINK ? 0777 : entry->mode;
-	inode->mode = entry_format (entry->type) | mode;
+	inode->mode = (uint16_t) (entry_format (entry->type) | mode);
 	inode->uid = entry->uid;
 	inode->gid = entry->gid;
 	inode->mtime = entry->mtime;
@@ -292,7 +294,7 @@ entry_bytes (const struct tree_entry *entry)
 	if (!entry->inode)
 		return bytes;
 	bytes += sizeof (*entry->inode);
-	if (entry->inode->target)
+	if (entry->type == SILO_ENTRY_SYMLINK)
 		bytes += strlen (entry->inode->target) + 1;
 	for (uint32_t i = 0; i < entry->inode->n_xattrs; i++)
 		bytes += sizeof (struct tree_xattr) + strlen (entry->inode->xattrs[i].name) + 1 +

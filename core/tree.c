@@ -179,7 +179,7 @@ tree_new (struct tree **ret, struct silo_error *err)
 		return silo_fail_nomem (err);
 	tree->n_buckets = 1024;
 	tree->buckets = calloc (tree->n_buckets, sizeof (struct tree_node *));
-	struct tree_inode *inode = arena_zero (&tree->memory, offsetof (struct tree_inode, object));
+	struct tree_inode *inode = arena_zero (&tree->memory, TREE_INODE_SIZE);
 	int r = tree->buckets && inode ? 0 : silo_fail_nomem (err);
 	if (r == 0)
 		r = tree_add (tree, NULL, "", 0, inode, &tree->root, err);

@@ -38,9 +38,10 @@ struct tree_xattr {
 struct tree_inode {
 	uint32_t links;  /* nodes that point here */
 	uint32_t number; /* place among the inodes to be written; meta-write.c's, 0 before */
-	uint32_t mode;   /* type and permissions, as st_mode */
 	uint32_t uid, gid;
 	uint32_t mtime_nsec;
+	uint16_t mode; /* type and permissions, as st_mode */
+	uint16_t n_xattrs;
 	int64_t mtime;
 	union {
 		uint64_t size; /* regular files */
@@ -48,11 +49,13 @@ struct tree_inode {
 			uint32_t rdev_major, rdev_minor;
 		};
 	};
-	char *target;              /* symlinks */
-	struct tree_xattr *xattrs; /* sorted by name, no name twice */
-	uint32_t n_xattrs;
-	struct silo_digest object; /* regular files of size > 0; others have no room for it */
+	struct tree_xattr *xattrs;         /* sorted by name, no name twice */
+	union {                            /* allocated as far as it is needed */
+		char *target;              /* symlinks */
+		struct silo_digest object; /* regular files of size > 0 */
+	};
 };
+#define TREE_INODE_SIZE offsetof (struct tree_inode, object) /* of what is neither */
 
 struct tree_node {
 	struct tree_node *parent; /* NULL: the root */

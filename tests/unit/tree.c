@@ -358,6 +358,36 @@ test_xattrs (void)
 	tree_layer_free (layer);
 }
 
+/* Paths through symlinks that lead through symlinks: each entry costs 40 times 2,000 parts. */
+static void
+test_long_ways (void)
+{
+	struct tree *tree = NULL;
+	struct silo_error err = { 0 };
+	struct tree_layer *layer = layer_new ();
+	char target[TREE_MAX_PATH], name[32];
+	int r = tree_new (&tree, &err);
+	for (int i = 0; r == 0 && i < TREE_MAX_LINKS; i++) {
+		size_t n = (size_t) snprintf (target, sizeof (target), i ? "s%d" : "d", i - 1);
+		while (n + 6 < sizeof (target))
+			n += (size_t) snprintf (target + n, sizeof (target) - n, "/../d");
+		snprintf (name, sizeof (name), "s%d", i);
+		r = i ? 0 : add (layer, SILO_ENTRY_DIR, "d", NULL, &err);
+		if (r == 0)
+			r = add (layer, SILO_ENTRY_SYMLINK, name, target, &err);
+	}
+	for (int i = 0; r == 0 && i < 200; i++) {
+		snprintf (name, sizeof (name), "s%d/%d", TREE_MAX_LINKS - 1, i);
+		r = add (layer, SILO_ENTRY_FILE, name, NULL, &err);
+	}
+	if (r < 0)
+		tap_bail ("%s", err.msg);
+	tap_is_int (tree_apply (tree, layer, &err), SILO_EXHAUSTED, "ways that are too long");
+	tap_ok (strstr (err.msg, "layer L: s39/") != NULL, "are refused by name");
+	tree_layer_free (layer);
+	tree_free (tree);
+}
+
 /* What a hard link's header says counts for the file, as when it is unpacked. */
 static void
 test_link_metadata (void)
@@ -444,6 +474,7 @@ main (void)
 	test_one_layer ();
 	test_symlinks ();
 	test_depth ();
+	test_long_ways ();
 	test_layers ();
 	test_link_metadata ();
 	test_refused ();
