@@ -204,6 +204,7 @@ def images(silo_bin, tmp_path_factory):
     one = Comparer(silo_bin, tmp_path_factory.mktemp("podman"))
     yield one
     one.instance.close()
+    shutil.rmtree(one.folder)  # half a gigabyte, which pytest would keep
 
 
 def debian(*arguments):

@@ -33,6 +33,7 @@ struct folder {
 /* A file with several names, as first met. */
 struct linked {
 	ino_t ino;
+	struct timespec changed;
 	char *path;
 };
 
@@ -52,6 +53,12 @@ static const char *
 walk_path (const struct walk *walk)
 {
 	return walk->path.len > 0 ? (const char *) walk->path.data : ".";
+}
+
+static int
+changed (struct silo_error *err)
+{
+	return silo_fail (err, SILO_ABORTED, "changed while it was read");
 }
 
 /* -- files with several names ------------------------------------------------------ */
@@ -95,6 +102,11 @@ linked_find (struct walk *walk, const struct stat *st, const char **ret, struct 
 		return r;
 	struct linked *slot = linked_slot (walk->linked, walk->cap_linked, st->st_ino);
 	if (slot->path) {
+		/* Another name for it may have been made or removed meanwhile, or its bytes have
+		 * changed after they were read. */
+		if (slot->changed.tv_sec != st->st_ctim.tv_sec ||
+		    slot->changed.tv_nsec != st->st_ctim.tv_nsec)
+			return changed (err);
 		*ret = slot->path;
 		return 0;
 	}
@@ -102,6 +114,7 @@ linked_find (struct walk *walk, const struct stat *st, const char **ret, struct 
 	if (!slot->path)
 		return silo_fail_nomem (err);
 	slot->ino = st->st_ino;
+	slot->changed = st->st_ctim;
 	walk->n_linked++;
 	return 0;
 }
@@ -131,6 +144,8 @@ xattr_names (const char *file, struct silo_buf *names, struct silo_error *err)
 	if (n <= 0) {
 		if (n == 0 || errno == EOPNOTSUPP || errno == ENOSYS)
 			return 0;
+		if (errno == ENOENT)
+			return changed (err);
 		return silo_fail_sys (err, errno, "extended attributes");
 	}
 	int r = silo_buf_reserve (names, (size_t) n, err);
@@ -204,10 +219,13 @@ same_file (const struct stat *a, const struct stat *b)
 	       a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
+/* It was there a moment ago, and what it was: gone, or a symlink that is not followed. */
 static int
-changed (struct silo_error *err)
+open_failed (struct silo_error *err)
 {
-	return silo_fail (err, SILO_ABORTED, "changed while it was read");
+	if (errno == ENOENT || errno == ELOOP || errno == ENOTDIR || errno == ENXIO)
+		return changed (err);
+	return silo_fail_sys (err, errno, "open");
 }
 
 static int
@@ -240,7 +258,7 @@ give_file (struct walk *walk, int parent, const char *name, const struct stat *s
 	struct stat now;
 	int fd = openat (parent, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd < 0)
-		return silo_fail_sys (err, errno, "open");
+		return open_failed (err);
 	int r = fstat (fd, &now) < 0 ? silo_fail_sys (err, errno, "stat") : 0;
 	if (r == 0 && !same_file (st, &now))
 		r = changed (err);
@@ -308,9 +326,12 @@ give_entry (struct walk *walk, int parent, const char *name, const struct stat *
 	if (r < 0)
 		return r;
 	if (first) {
-		entry.type = SILO_ENTRY_HARDLINK;
-		entry.target = first;
-		return silo_layer_entry (walk->layer, &entry, err);
+		const struct silo_entry link = {
+			.type = SILO_ENTRY_HARDLINK,
+			.path = entry.path,
+			.target = first,
+		};
+		return silo_layer_entry (walk->layer, &link, err);
 	}
 	SILO_CLEANUP (xattrs_free)
 	struct xattrs xattrs = { .names = SILO_BUF (65536), .values = SILO_BUF (1 << 20) };
@@ -412,12 +433,15 @@ walk_below (struct walk *walk, int parent, const char *name, const struct stat *
 	struct stat now;
 	int fd = openat (parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
-		return silo_fail_sys (err, errno, "open");
+		return open_failed (err);
 	int r = 0;
 	if (fstat (fd, &now) < 0 || now.st_ino != st->st_ino || now.st_dev != st->st_dev)
 		r = changed (err);
 	else
 		r = walk_folder (walk, fd, depth + 1, err);
+	/* Names that came or went meanwhile have moved its times. */
+	if (r == 0 && (fstat (fd, &now) < 0 || !same_file (st, &now)))
+		r = changed (err);
 	close (fd);
 	return r;
 }
@@ -519,7 +543,7 @@ folder_import (void *self, const struct silo_image_source *source, struct silo_i
 		.path = SILO_BUF (PATH_MAX),
 		.chunk = malloc (CHUNK),
 	};
-	struct stat st;
+	struct stat st, now;
 	if (!walk.chunk)
 		return silo_fail_nomem (err);
 	int r = silo_import_layer (import, path, &walk.layer, err);
@@ -534,6 +558,8 @@ folder_import (void *self, const struct silo_image_source *source, struct silo_i
 		r = give_entry (&walk, fd, ".", &st, err);
 		if (r == 0)
 			r = walk_folder (&walk, fd, 0, err);
+		if (r == 0 && (fstat (fd, &now) < 0 || !same_file (&st, &now)))
+			r = changed (err);
 		if (r == 0)
 			r = silo_layer_end (walk.layer, err);
 		else if (r != SILO_CANCELLED)
