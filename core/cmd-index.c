@@ -37,7 +37,7 @@ stopper_signal (struct stopper *stopper, int signal)
 {
 	const uint64_t one = 1;
 	if (signal == SIGCONT) {
-		stopper->progress->lost = true; /* the shell has printed in between */
+		progress_lost (stopper->progress); /* the shell has printed in between */
 		return;
 	}
 	if (!stopper->cancelled) {
@@ -47,7 +47,7 @@ stopper_signal (struct stopper *stopper, int signal)
 		if (n == sizeof (one))
 			return;
 	}
-	if (stopper->progress->mode == PROGRESS_LIVE)
+	if (isatty (STDERR_FILENO))
 		dprintf (STDERR_FILENO, "\n"); /* the shell's prompt begins a line */
 	sigset_t set;
 	sigemptyset (&set);
@@ -74,7 +74,7 @@ stopper_run (void *arg)
 
 /* From here on SIGINT, SIGTERM and SIGHUP cancel.  Before any other thread exists. */
 static int
-stopper_start (struct stopper *stopper, struct silo_error *err)
+stopper_start (struct stopper *stopper, enum progress_mode mode, struct silo_error *err)
 {
 	sigset_t set;
 	sigemptyset (&set);
@@ -88,6 +88,9 @@ stopper_start (struct stopper *stopper, struct silo_error *err)
 	stopper->cancel = eventfd (0, EFD_CLOEXEC);
 	if (stopper->signals < 0 || stopper->done < 0 || stopper->cancel < 0)
 		return silo_fail_sys (err, errno, "waiting for signals");
+	int r = progress_start (mode, STDERR_FILENO, &stopper->progress, err);
+	if (r < 0)
+		return r;
 	int sys = pthread_create (&stopper->thread, NULL, stopper_run, stopper);
 	return sys ? silo_fail_sys (err, sys, "start a thread") : 0;
 }
@@ -101,7 +104,8 @@ stopper_cancelled (const struct stopper *stopper)
 	return __atomic_load_n (&stopper->cancelled, __ATOMIC_RELAXED) || poll (&pending, 1, 0) > 0;
 }
 
-static void
+/* Wipes the progress, too.  Returns how many bytes were new. */
+static int64_t
 stopper_stop (struct stopper *stopper)
 {
 	uint64_t one = 1;
@@ -110,6 +114,7 @@ stopper_stop (struct stopper *stopper)
 	util_close (&stopper->signals);
 	util_close (&stopper->done);
 	util_close (&stopper->cancel);
+	return progress_end (stopper->progress);
 }
 
 /* -- silo index ------------------------------------------------------------------------ */
@@ -235,48 +240,46 @@ index_print (const struct index_args *args, const struct silo_image *image,
 }
 
 static int
-index_run (struct cli *cli, struct index_args *args, struct stopper *stopper)
+index_import (struct cli *cli, const struct index_args *args, struct stopper *stopper,
+	      struct image_copy **ret, bool *ret_known, struct silo_error *err)
 {
-	enum progress_mode mode = args->quiet ? PROGRESS_NONE : progress_choose (STDERR_FILENO);
 	const struct import_progress import = { progress_show, stopper->progress,
 						&stopper->cancelled, stopper->cancel };
-	const struct index_request request = { &args->source, args->name, args->force, &import };
-	_cleanup_free_ struct image_copy *copy = NULL;
-	struct outcome outcome = { .known = false };
+	struct silo_image_source source = args->source;
+	source.cancel_fd = stopper->cancel;
+	const struct index_request request = { &source, args->name, args->force, &import };
 	struct core *core = NULL;
-	struct silo_error err = { 0 };
-	int64_t started = silo_monotonic ();
-	args->source.cancel_fd = stopper->cancel;
-	progress_start (stopper->progress, mode, STDERR_FILENO);
-	int r = core_open (cli->config, WIRE_OFFLINE, CORE_CREATE, &core, &err);
+	progress_show (stopper->progress,
+		       &(struct import_status){ .stage = "looking the reference up" });
+	int r = core_open (cli->config, WIRE_OFFLINE, CORE_CREATE, &core, err);
 	if (r == 0)
-		r = image_index (core, &request, &copy, &outcome.known, &err);
+		r = image_index (core, &request, ret, ret_known, err);
 	core_close (core);
-	progress_end (stopper->progress);
-	if (r < 0 && (r == SILO_CANCELLED || stopper_cancelled (stopper))) {
-		fputs ("silo: stopped, nothing was changed\n", stderr);
-		return EXIT_STOPPED;
-	}
-	if (r < 0)
-		return cli_fail (&err);
-	outcome.seconds = (double) (silo_monotonic () - started) / 1e9;
-	outcome.new = stopper->progress->new;
-	return index_print (args, &copy->image, &outcome);
+	return r;
 }
 
 int
 cmd_index (struct cli *cli)
 {
 	struct index_args args = { 0 };
-	struct progress progress = { .mode = PROGRESS_NONE };
-	struct stopper stopper = { .signals = -1, .done = -1, .cancel = -1, .progress = &progress };
+	struct stopper stopper = { .signals = -1, .done = -1, .cancel = -1 };
+	struct outcome outcome = { .known = false };
+	_cleanup_free_ struct image_copy *copy = NULL;
 	struct silo_error err = { 0 };
+	int64_t started = silo_monotonic ();
 	int status = index_parse (cli, &args);
 	if (status >= 0)
 		return status;
-	if (stopper_start (&stopper, &err) < 0)
+	enum progress_mode mode = args.quiet ? PROGRESS_NONE : progress_choose (STDERR_FILENO);
+	if (stopper_start (&stopper, mode, &err) < 0)
 		return cli_fail (&err);
-	status = index_run (cli, &args, &stopper);
-	stopper_stop (&stopper);
-	return status;
+	int r = index_import (cli, &args, &stopper, &copy, &outcome.known, &err);
+	bool stopped = r < 0 && (r == SILO_CANCELLED || stopper_cancelled (&stopper));
+	outcome.new = stopper_stop (&stopper);
+	outcome.seconds = (double) (silo_monotonic () - started) / 1e9;
+	if (stopped) {
+		fputs ("silo: stopped, nothing was changed\n", stderr);
+		return EXIT_STOPPED;
+	}
+	return r < 0 ? cli_fail (&err) : index_print (&args, &copy->image, &outcome);
 }

@@ -13,7 +13,6 @@
 
 #define IMPORT_MAX_LAYERS 512
 #define IMPORT_MAX_CONFIG ((size_t) 4 << 20)
-#define PROGRESS_PAUSE    50000000 /* ns between two reports */
 
 struct silo_layer {
 	struct silo_import *import;
@@ -40,7 +39,6 @@ struct silo_import {
 	const struct import_progress *progress;
 	struct intake *intake;
 	_Atomic int64_t entries, bytes; /* of all layers; bytes of files */
-	_Atomic int64_t report_due;     /* silo_monotonic () */
 
 	pthread_mutex_t lock; /* the fields below, and calls of progress->fn */
 	struct silo_layer *layers[IMPORT_MAX_LAYERS];
@@ -155,30 +153,14 @@ progress_show (struct silo_import *import)
 	import->progress->fn (import->progress->arg, &import->status);
 }
 
-/* Something has changed that must be seen. */
+/* Every change is told, also of a few bytes: nobody knows whether another one follows. */
 static void
-progress_now (struct silo_import *import)
+progress_tell (struct silo_import *import)
 {
 	if (!import->progress || !import->progress->fn)
 		return;
 	scope_lock (&import->lock);
-	atomic_store (&import->report_due, silo_monotonic () + PROGRESS_PAUSE);
 	progress_show (import);
-}
-
-/* Numbers have changed: show them now and then, and never wait for it. */
-static void
-progress_soon (struct silo_import *import)
-{
-	if (!import->progress || !import->progress->fn)
-		return;
-	int64_t now = silo_monotonic ();
-	if (now < atomic_load_explicit (&import->report_due, memory_order_relaxed) ||
-	    pthread_mutex_trylock (&import->lock) != 0)
-		return;
-	atomic_store (&import->report_due, now + PROGRESS_PAUSE);
-	progress_show (import);
-	pthread_mutex_unlock (&import->lock);
 }
 
 void
@@ -186,17 +168,12 @@ silo_import_progress (struct silo_import *import, const char *stage, int64_t don
 {
 	if (!import->progress || !import->progress->fn)
 		return;
-	pthread_mutex_lock (&import->lock);
-	bool other = strncmp (import->stage, stage, sizeof (import->stage) - 1) != 0;
+	scope_lock (&import->lock);
 	snprintf (import->stage, sizeof (import->stage), "%s", stage);
 	import->status.stage = import->stage;
 	import->status.done = done;
 	import->status.total = total;
-	pthread_mutex_unlock (&import->lock);
-	if (other || (total > 0 && done >= total))
-		progress_now (import);
-	else
-		progress_soon (import);
+	progress_show (import);
 }
 
 /* -- layers ----------------------------------------------------------------------------- */
@@ -242,7 +219,7 @@ silo_import_layer_blob (struct silo_import *import, const char *name,
 		layer_free (layer);
 		return r;
 	}
-	progress_now (import);
+	progress_tell (import);
 	*ret = layer;
 	return 0;
 }
@@ -371,7 +348,7 @@ silo_layer_begin (struct silo_layer *layer, bool *ret_known, struct silo_error *
 	if (r < 0)
 		return r;
 	atomic_store (&layer->state, known ? LAYER_KNOWN : LAYER_RUNS);
-	progress_now (layer->import);
+	progress_tell (layer->import);
 	*ret_known = known != NULL;
 	return 0;
 }
@@ -380,7 +357,7 @@ void
 silo_layer_fetched (struct silo_layer *layer, int64_t bytes)
 {
 	atomic_fetch_add_explicit (&layer->fetched, bytes, memory_order_relaxed);
-	progress_soon (layer->import);
+	progress_tell (layer->import);
 }
 
 /* -- entries and bytes -------------------------------------------------------------------- */
@@ -465,7 +442,7 @@ silo_layer_end (struct silo_layer *layer, struct silo_error *err)
 	layer_unlock (&layer->lock);
 	layer->ended = true;
 	atomic_store (&layer->state, LAYER_DONE);
-	progress_now (layer->import);
+	progress_tell (layer->import);
 	return 0;
 }
 
