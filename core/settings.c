@@ -28,7 +28,7 @@ const struct silo_option settings_table[] = {
 	ROW (SILO_LIST, transport, "grpc http", "instances that take calls"),
 	ROW (SILO_STRING, storage, "sqlite", "instance that keeps tasks and image records"),
 	ROW (SILO_STRING, content, "dir", "instance that keeps the bytes of files"),
-	ROW (SILO_LIST, image, "oci folder", "instances that import images, asked in this order"),
+	ROW (SILO_LIST, image, "debian oci folder", "instances that import images, asked in this order"),
 	ROW (SILO_LIST, rootfs, "erofs fuse",
 	     "instances that mount images; the first that works on this machine is used"),
 	ROW (SILO_LIST, container, "crun podman",

@@ -17,7 +17,7 @@ libimage_tar_la_SOURCES = \
 	%D%/tar.c \
 	%D%/temp.h \
 	%D%/temp.c
-libimage_tar_la_CPPFLAGS = $(AM_CPPFLAGS) $(IMAGE_OCI_CFLAGS) $(GZIP_CFLAGS)
-libimage_tar_la_LIBADD = $(IMAGE_OCI_LIBS) $(GZIP_LIBS)
+libimage_tar_la_CPPFLAGS = $(AM_CPPFLAGS) $(ZSTD_CFLAGS) $(GZIP_CFLAGS)
+libimage_tar_la_LIBADD = $(ZSTD_LIBS) $(GZIP_LIBS)
 endif
 EXTRA_DIST += %D%/README.md
