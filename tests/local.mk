@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-EXTRA_DIST += %D%/tap.h %D%/lsan.supp
+EXTRA_DIST += %D%/tap.h %D%/lsan.supp %D%/debian-repo.sh
 
 include %D%/unit/local.mk
 include %D%/conform/local.mk

@@ -69,9 +69,12 @@ endif
 if WITH_IMAGE_OCI
 conform_scripts += %D%/image-oci.sh
 endif
+if WITH_IMAGE_DEBIAN
+conform_scripts += %D%/image-debian.sh
+endif
 
 TESTS += $(conform_scripts)
-EXTRA_DIST += %D%/content-dir.sh %D%/image-folder.sh %D%/image-oci.sh
+EXTRA_DIST += %D%/content-dir.sh %D%/image-folder.sh %D%/image-oci.sh %D%/image-debian.sh
 EXTRA_DIST += %D%/transport-grpc.sh %D%/transport-http.sh
 EXTRA_DIST += %D%/container-crun.sh %D%/container-podman.sh
 EXTRA_DIST += \

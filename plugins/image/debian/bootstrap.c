@@ -25,10 +25,12 @@
 #include <sys/pidfd.h>
 #include <unistd.h>
 
-#define CHUNK    ((size_t) 256 << 10)
-#define MAX_LINE 500
-#define MAX_ENV  4096
-#define GRACE_MS 10000 /* to end by itself */
+#define CHUNK       ((size_t) 256 << 10)
+#define MAX_LINE    500
+#define MAX_ENV     4096
+#define MAX_WAIT_MS 3600000
+#define TICK_MS     100   /* when nothing tells that the user gives up */
+#define GRACE_MS    10000 /* to end by itself */
 
 struct run {
 	struct silo_import *import;
@@ -139,11 +141,15 @@ said_fail (const struct run *run, const char *name, struct silo_error *err)
 static int
 run_wait (struct run *run, struct silo_error *err)
 {
+	const int cancel_fd = silo_import_cancel_fd (run->import);
 	for (;;) {
-		int64_t left = -1;
+		int64_t left = cancel_fd >= 0 ? MAX_WAIT_MS : TICK_MS;
+		if (silo_import_cancelled (run->import))
+			return silo_fail (err, SILO_CANCELLED, "stopped");
 		if (run->deadline > 0) {
-			left = (run->deadline - silo_monotonic ()) / 1000000;
-			if (left <= 0)
+			int64_t rest = (run->deadline - silo_monotonic ()) / 1000000;
+			left = rest < left ? rest : left;
+			if (rest <= 0)
 				return silo_fail (err, SILO_TIMEOUT,
 						  "Debian's packages took too long to install; "
 						  "[image.debian] timeout allows no more");
@@ -152,10 +158,10 @@ run_wait (struct run *run, struct silo_error *err)
 		struct pollfd fds[] = {
 			{ run->process.out, POLLIN, 0 },
 			{ run->process.err, POLLIN, 0 },
-			{ silo_import_cancel_fd (run->import), POLLIN, 0 },
+			{ cancel_fd, POLLIN, 0 },
 			{ run->stop_fd, POLLIN, 0 },
 		};
-		int n = poll (fds, 4, left > 3600000 ? 3600000 : (int) left);
+		int n = poll (fds, 4, (int) left);
 		if (n < 0 && errno != EINTR)
 			return silo_fail_sys (err, errno, "poll");
 		if (n <= 0)
@@ -351,7 +357,11 @@ run_read (struct run *run, const char *name, struct silo_layer *layer, struct si
 	/* A tar that ends too early is that of one that has failed. */
 	if (status != 0 && (r == 0 || (r == SILO_DATALOSS && run->ended)))
 		return said_fail (run, name, err);
-	return r < 0 ? silo_fail (err, r, "%s", why.msg) : 0;
+	if (r < 0)
+		return silo_fail (err, r, "%s", why.msg);
+	/* Where containers have theirs, and so not a thing that mmdebstrap was to make. */
+	const struct silo_entry dev = { .type = SILO_ENTRY_DIR, .path = "dev", .mode = 0755 };
+	return silo_layer_entry (layer, &dev, err);
 }
 
 int
