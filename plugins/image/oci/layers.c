@@ -55,6 +55,7 @@ struct stream {
 	int fd; /* of an OCI layout; -1: from the thread's proxy */
 	int64_t got;
 	bool ended; /* all of it has come, and it was right */
+	bool over;  /* it has come to its end, good or bad */
 };
 
 static void
@@ -145,8 +146,10 @@ stream_next (void *arg, const void **ret, size_t *ret_len, struct silo_error *er
 	struct thread *thread = stream->thread;
 	size_t len = 0;
 	int r = stream->ended ? 0 : stream_read (stream, &len, err);
-	if (r == 0 && len == 0 && !stream->ended)
+	if (r == 0 && len == 0 && !stream->ended) {
+		stream->over = true;
 		r = stream_verify (stream, err);
+	}
 	if (r < 0)
 		return r;
 	stream->got += (int64_t) len;
@@ -176,7 +179,7 @@ stream_diagnose (struct stream *stream, int r, struct silo_error *err)
 	struct silo_error why = { 0 };
 	const void *data;
 	size_t len = 1;
-	if (r != SILO_DATALOSS || stream->ended)
+	if (r != SILO_DATALOSS || stream->over)
 		return r;
 	stop_clear (stream->thread->patience.stop_fd);
 	while (len > 0) {
