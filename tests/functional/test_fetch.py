@@ -144,6 +144,77 @@ def test_layers_are_fetched_side_by_side(silo, layout, fake):
     assert silo.index(reference, PLAIN)["inodes"] == 7
 
 
+def test_a_layer_twice_and_none_at_all(silo, layout, fake):
+    twice, other = layers(2)
+    reference = fake.push("x:1", layout.manifest([twice, other, twice]))
+    assert silo.index(reference, PLAIN)["inodes"] == 5
+    asked = fake.fetched()
+    assert len(asked) == 3 and len(set(asked)) == 3, asked  # with the config
+    assert silo.index(fake.push("none:1", layout.manifest([])), PLAIN)["inodes"] == 1
+
+
+class Holding:
+    """A fault: who asks for the blob waits until it is let go."""
+
+    def __init__(self):
+        self.asked = threading.Semaphore(0)
+        self.go = threading.Event()
+
+    def __call__(self, registry, handler, body):
+        self.asked.release()
+        while not self.go.wait(0.1):
+            if registry.over.is_set():
+                return
+        handler.send(body)
+
+
+def start(silo, reference, name):
+    return subprocess.Popen(
+        [silo.silo_bin, "index", PLAIN, reference, "--name", name],
+        env=silo.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("how", ["both", "first is killed", "second is stopped"])
+def test_two_at_once(silo, layout, fake, how):
+    """The second waits for the first, and does what is left to be done."""
+    descriptor = layout.manifest(layers(1, 100000))
+    reference = fake.push("x:1", descriptor)
+    layer = json.loads(open_blob(layout, descriptor))["layers"][0]["digest"]
+    holding = Holding()
+    fake.faults = {layer: holding}
+    first = start(silo, reference, "first:1")
+    assert holding.asked.acquire(timeout=30)
+    fake.requests.clear()
+    second = start(silo, reference, "second:1")
+    # It has the manifest and the config, what comes next is the layer.
+    wait_for(lambda: [r for r in fake.requests if "/blobs/" in r], 30, "the second")
+    if how == "first is killed":
+        first.kill()
+        assert holding.asked.acquire(timeout=30), "the second takes over"
+    elif how == "second is stopped":
+        second.send_signal(signal.SIGINT)
+        assert second.wait(30) == 130
+    holding.go.set()
+    said = [process.communicate(timeout=60) for process in (first, second)]
+    assert first.returncode == (-signal.SIGKILL if how == "first is killed" else 0), said
+    assert second.returncode == (130 if how == "second is stopped" else 0), said
+    assert not holding.asked.acquire(blocking=False), "fetched once"
+    names = {i["name"] for i in silo.json("images")}
+    assert (
+        names
+        == {
+            "both": {"first:1", "second:1"},
+            "first is killed": {"second:1"},
+            "second is stopped": {"first:1"},
+        }[how]
+    )
+    wait_for(lambda: silo.processes() == [], 10, "skopeo's end")
+
+
 def test_one_connection(silo, layout, fake):
     silo.oci(connections=1)
     busy = threading.Lock()
@@ -193,7 +264,7 @@ def test_references(silo, layout, fake):
         assert image["meta"] == meta and not image["known"]
     for reference in ("oci:layout:t", "oci-archive:x.tar", "docker-archive:x.tar:a:1"):
         silo.refused(reference, "absolute path", more=())
-    silo.refused(f"{host}/a/b/x@sha256:12", "invalid reference")
+    silo.refused(f"{host}/a/b/x@sha256:12", "name@sha256:")
     silo.refused(f"{host}/a/b/x@sha256:{'0' * 64}", "manifest unknown")
 
 
@@ -386,13 +457,7 @@ def test_stopped_while_the_registry_hangs(silo, layout, fake, where, how):
     else:
         fake.faults = {where: registries.never}
     silo.json("images")
-    process = subprocess.Popen(
-        [silo.silo_bin, "index", PLAIN, reference],
-        env=silo.env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(silo, reference, "x:1")
     assert fake.reached.wait(30)
     assert len(silo.processes()) >= 2
     begin = time.monotonic()
