@@ -6,9 +6,14 @@ fuzz_tests = %D%/meta
 %C%_meta_CPPFLAGS = $(test_cppflags)
 %C%_meta_LDFLAGS = $(fuzz_ldflags)
 
+fuzz_tests += %D%/layer-file
+%C%_layer_file_SOURCES = %D%/layer-file.c $(fuzz_check_tree) $(fuzz_sources)
+%C%_layer_file_CPPFLAGS = $(test_cppflags)
+%C%_layer_file_LDFLAGS = $(fuzz_ldflags)
+
 if WITH_IMAGE_TAR
 fuzz_tests += %D%/tar
-%C%_tar_SOURCES = %D%/tar.c $(fuzz_sources)
+%C%_tar_SOURCES = %D%/tar.c $(fuzz_check_tree) $(fuzz_sources)
 %C%_tar_CPPFLAGS = $(test_cppflags) $(tar_cppflags)
 %C%_tar_LDFLAGS = $(fuzz_ldflags)
 %C%_tar_LDADD = libimage-tar.la $(LDADD)
@@ -20,6 +25,7 @@ fuzz_tests += %D%/manifest
 %C%_manifest_LDFLAGS = $(fuzz_ldflags)
 endif
 
+fuzz_check_tree = %D%/check-tree.h %D%/check-tree.c
 fuzz_sources = %D%/fuzz.h
 fuzz_ldflags = $(AM_LDFLAGS)
 check_PROGRAMS += $(fuzz_tests)

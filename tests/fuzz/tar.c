@@ -8,11 +8,8 @@
  * headers, so that mutations get past them.  Takes the place of core/import.c.
  */
 #include "fuzz.h"
-#include "core.h"
+#include "check-tree.h"
 #include "tar.h"
-#include "tree.h"
-
-#include <sys/mman.h>
 
 #define MAX       ((size_t) 64 << 10)
 #define MAX_BYTES ((int64_t) 4 << 20) /* of the files of one layer */
@@ -87,36 +84,6 @@ source_next (void *arg, const void **ret, size_t *ret_len, struct silo_error *er
 	*ret_len = len;
 	source->at += len;
 	return 0;
-}
-
-static int
-count (void *arg, const struct silo_meta_inode *inode SILO_UNUSED)
-{
-	++*(int64_t *) arg;
-	return 0;
-}
-
-/* A layer that was taken becomes a tree, whose metadata file is as good as any. */
-static void
-check_tree (struct tree_layer *layer)
-{
-	struct tree *tree = NULL;
-	struct silo_meta *meta = NULL;
-	struct meta_info info = { 0 };
-	char path[64];
-	int64_t inodes = 0;
-	int fd = memfd_create ("fuzz", MFD_CLOEXEC);
-	if (fd < 0 || tree_new (&tree, NULL) < 0)
-		abort ();
-	snprintf (path, sizeof (path), "/proc/self/fd/%d", fd);
-	if (tree_apply (tree, layer, NULL) == 0 && meta_write (tree, fd, &info, NULL) == 0) {
-		assert (silo_meta_open (path, &meta, NULL) == 0);
-		assert (silo_meta_each (meta, count, &inodes, NULL) == 0);
-		assert (inodes == info.inodes);
-		silo_meta_close (meta);
-	}
-	tree_free (tree);
-	close (fd);
 }
 
 static void
