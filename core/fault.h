@@ -30,6 +30,10 @@
  *   gc-settle      before the file system is told to remember that
  *   gc-object      before an object goes
  *   gc-temp        before a folder of STATE/tmp goes
+ *
+ * And `silo fsck`:
+ *   fsck-remove    before a damaged object or layer record goes
+ *   fsck-fetch     before an image is fetched again
  */
 #ifndef FAULT_H
 #define FAULT_H

@@ -12,6 +12,7 @@ import pathlib
 import pty
 import shutil
 import signal
+import sqlite3
 import struct
 import subprocess
 import termios
@@ -128,6 +129,7 @@ def test_leftovers(store):
     os.makedirs(os.path.dirname(stray), exist_ok=True)
     os.makedirs(store.state + "/tmp/dead/inside", exist_ok=True)
     os.makedirs(store.state + "/layers", exist_ok=True)
+    os.mkfifo(store.state + "/layers/" + "12" * 32 + ".lock")
     for path in (
         stray,
         store.state + "/images/new-0123",
@@ -156,23 +158,25 @@ def test_import_under_way(store):
         ["flock", "-s", silo_path(store, "images", "lock"), "cat", fifo],
         stdout=subprocess.DEVNULL,
     )
+    ours, theirs = pty.openpty()
     with open(fifo, "w"):  # opened by cat: the lock is held
         store.ok("images")
         running = subprocess.Popen(
-            [store.silo_bin, "gc"], env=store.env, stdout=subprocess.PIPE, text=True
+            [store.silo_bin, "gc"],
+            env=store.env,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
         )
-        wait_for(
-            lambda: (
-                "flock" in pathlib.Path(f"/proc/{running.pid}/wchan").read_text()
-                or " FLOCK  ADVISORY  WRITE" in blocked(running.pid)
-            ),
-            20,
-            "gc to wait",
-        )
+        os.close(theirs)
+        assert b"waiting for an import" in os.read(ours, 4096)
+        wait_for(lambda: blocked(running.pid), 20, "gc to wait")
         assert running.poll() is None
         assert metas(store) == {image["meta"]}
     assert holder.wait(20) == 0
-    assert running.communicate(timeout=60)[0] == "nothing to free\n" and running.returncode == 0
+    out = running.communicate(timeout=60)[0]
+    assert running.returncode == 0 and out == "nothing to free\n"
+    os.close(ours)
 
 
 def blocked(pid):
@@ -642,6 +646,22 @@ def test_replaced_while_a_call_is_queued(silo_bin, pythons, trees, change):
             assert "image two:1 was removed while this waited" in results[0]
     finally:
         one.close()
+
+
+def test_config_that_changed(busy):
+    """The same tree with another config: calls do not go to workers with the old one."""
+
+    def colour():
+        import os
+
+        return os.environ.get("COLOUR")
+
+    assert busy.function(colour, PIN).remote() is None
+    database = sqlite3.connect(silo_path(busy, "silo.db"), timeout=20)
+    with database:
+        database.execute('UPDATE images SET config = \'{"Env": ["COLOUR=blue"]}\'')
+    database.close()
+    assert busy.function(colour, PIN).remote() == "blue"
 
 
 def test_killed_daemon(busy):

@@ -13,6 +13,7 @@ unit_tests = \
 	%D%/output \
 	%D%/plugin \
 	%D%/spawn \
+	%D%/store \
 	%D%/torture \
 	%D%/tree
 
@@ -27,6 +28,7 @@ unit_tests = \
 %C%_output_CPPFLAGS = $(test_cppflags)
 %C%_plugin_CPPFLAGS = $(test_cppflags)
 %C%_spawn_CPPFLAGS = $(test_cppflags)
+%C%_store_CPPFLAGS = $(test_cppflags)
 %C%_torture_CPPFLAGS = $(test_cppflags)
 %C%_tree_CPPFLAGS = $(test_cppflags)
 %C%_torture_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc \
