@@ -94,27 +94,27 @@ struct inflate {
 struct inflate *
 inflate_new (void)
 {
-	struct inflate *inflate = calloc (1, sizeof (*inflate));
-	if (inflate && inflateInit2 (&inflate->z, GZIP_ONLY) != Z_OK) {
-		free (inflate);
-		inflate = NULL;
+	struct inflate *self = calloc (1, sizeof (*self));
+	if (self && inflateInit2 (&self->z, GZIP_ONLY) != Z_OK) {
+		free (self);
+		self = NULL;
 	}
-	return inflate;
+	return self;
 }
 
 void
-inflate_free (struct inflate *inflate)
+inflate_free (struct inflate *self)
 {
-	if (!inflate)
+	if (!self)
 		return;
-	inflateEnd (&inflate->z);
-	free (inflate);
+	inflateEnd (&self->z);
+	free (self);
 }
 
 const char *
-inflate_run (struct inflate *inflate, struct flow *flow, bool *ret_inside)
+inflate_run (struct inflate *self, struct flow *flow, bool *ret_inside)
 {
-	z_stream *z = &inflate->z;
+	z_stream *z = &self->z;
 	unsigned in = step_size (flow->in_len), out = step_size (flow->out_len);
 	z->next_in = (Bytef *) flow->in; /* only read */
 	z->avail_in = in;

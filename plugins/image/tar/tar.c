@@ -26,7 +26,7 @@
 static void
 reader_show (struct reader *reader, const char *before, const char *path)
 {
-	snprintf (reader->shown, sizeof (reader->shown), "%s%s", before, path);
+	snprintf (reader->shown, sizeof (reader->shown), "%s%.100s", before, path);
 	for (char *at = reader->shown; *at; at++)
 		if ((unsigned char) *at < ' ' || *at == 0x7f)
 			*at = '?';
