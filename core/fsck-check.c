@@ -252,7 +252,11 @@ meta_check (struct core *core, const struct silo_image *image, struct silo_meta 
 	_cleanup_close_ int fd = open (path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0)
 		return silo_fail_sys (err, errno, "%s", path);
-	if (files_digest (fd, &found, NULL) < 0 || !silo_digest_equal (&found, &image->meta))
+	struct silo_error why = { 0 };
+	r = files_digest (fd, &found, &why);
+	if (r == SILO_EXHAUSTED)
+		return silo_fail (err, r, "%s", why.msg);
+	if (r < 0 || !silo_digest_equal (&found, &image->meta))
 		return silo_fail (err, SILO_DATALOSS, "%s is damaged", path);
 	return silo_meta_open (path, ret, err);
 }

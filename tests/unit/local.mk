@@ -31,8 +31,10 @@ unit_tests = \
 %C%_store_CPPFLAGS = $(test_cppflags)
 %C%_torture_CPPFLAGS = $(test_cppflags)
 %C%_tree_CPPFLAGS = $(test_cppflags)
-%C%_torture_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc \
+torture_ldflags = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc \
 	-Wl,--wrap=reallocarray,--wrap=strdup,--wrap=strndup,--wrap=asprintf
+%C%_torture_SOURCES = %D%/torture.c %D%/torture.h
+%C%_torture_LDFLAGS = $(torture_ldflags)
 
 if WITH_CONTENT_DIR
 unit_tests += %D%/image %D%/import %D%/layers
@@ -47,6 +49,14 @@ unit_tests += %D%/storage-sqlite
 %C%_storage_sqlite_LDADD = $(LDADD) $(STORAGE_SQLITE_LIBS)
 endif
 if WITH_STORAGE_FILES
+if WITH_CONTENT_DIR
+if WITH_IMAGE_FOLDER
+unit_tests += %D%/store-torture
+%C%_store_torture_SOURCES = %D%/store-torture.c %D%/torture.h
+%C%_store_torture_CPPFLAGS = $(test_cppflags)
+%C%_store_torture_LDFLAGS = $(torture_ldflags)
+endif
+endif
 unit_tests += %D%/storage-files
 %C%_storage_files_SOURCES = %D%/storage-files.c %D%/storage.h
 %C%_storage_files_CPPFLAGS = $(test_cppflags)

@@ -3,84 +3,16 @@
  * torture.c - reads silo.ini, makes and starts instances, writes an object,
  * imports an image twice, with the first allocation of the core failing, then
  * the second, and so on: each time an error comes back, and under the leak
- * sanitizer nothing stays.  The linker puts our functions in place of those
- * that allocate (--wrap).
+ * sanitizer nothing stays.
  */
 #include "import.h"
 #include "layers.h"
 #include "tap.h"
+#include "torture.h"
 
 #include <fcntl.h>
-#include <stdarg.h>
-#include <stdatomic.h>
 #include <limits.h>
 #include <sys/mman.h>
-
-void *__real_malloc (size_t size);
-void *__real_calloc (size_t n, size_t size);
-void *__real_realloc (void *p, size_t size);
-void *__real_reallocarray (void *p, size_t n, size_t size);
-char *__real_strdup (const char *text);
-char *__real_strndup (const char *text, size_t n);
-
-static atomic_long left; /* allocations until one fails; negative: none does */
-
-static bool
-fails (void)
-{
-	long n = atomic_load (&left);
-	while (n > 0 && !atomic_compare_exchange_weak (&left, &n, n - 1))
-		;
-	return n == 1;
-}
-
-void *
-__wrap_malloc (size_t size)
-{
-	return fails () ? NULL : __real_malloc (size);
-}
-
-void *
-__wrap_calloc (size_t n, size_t size)
-{
-	return fails () ? NULL : __real_calloc (n, size);
-}
-
-void *
-__wrap_realloc (void *p, size_t size)
-{
-	return fails () ? NULL : __real_realloc (p, size);
-}
-
-void *
-__wrap_reallocarray (void *p, size_t n, size_t size)
-{
-	return fails () ? NULL : __real_reallocarray (p, n, size);
-}
-
-char *
-__wrap_strdup (const char *text)
-{
-	return fails () ? NULL : __real_strdup (text);
-}
-
-char *
-__wrap_strndup (const char *text, size_t n)
-{
-	return fails () ? NULL : __real_strndup (text, n);
-}
-
-int
-__wrap_asprintf (char **ret, const char *fmt, ...)
-{
-	if (fails ())
-		return -1;
-	va_list ap;
-	va_start (ap, fmt);
-	int n = vasprintf (ret, fmt, ap);
-	va_end (ap);
-	return n;
-}
 
 static int
 write_object (struct silo_instance *store, struct silo_error *err)
