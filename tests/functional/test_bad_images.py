@@ -418,6 +418,7 @@ def test_layout_index(victim, tmp_path):
     for text, says in (
         ("{", "JSON"),
         ("[]", "JSON"),
+        ('{"schemaVersion": 1}', "schema"),
         ('{"schemaVersion": 2, "manifests": []}', '"t"'),
         (" " * (5 << 20), "larger than"),
     ):

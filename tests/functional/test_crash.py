@@ -23,8 +23,11 @@ import pytest
 from instances import Instance, processes_of, wait_for
 from layouts import Layout, gz, layer_tar, sha256
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = ("images", "layers", "objects", "tmp")
 FILES = 12  # per layer
+MOUNTED = ("recorded", "rm-dropped", "gc-settle")  # where images are also mounted
 
 
 def layer(number, files=FILES):
@@ -109,6 +112,28 @@ def check_complete(state, listed, damaged=()):
             assert sha256(data) == digest
 
 
+def check_mounts(one):
+    """Every image mounts, and its files are those objects that its metadata names."""
+    place = f"{one.folder}/mounted"
+    os.makedirs(place, exist_ok=True)
+    for name, image in listed(one).items():
+        script = (
+            f'"$0" mount {name} {place} >/dev/null && cd {place} && '
+            f'find . -type f -size +0 -exec sha256sum "{{}}" + && cd / && "$0" umount {place}'
+        )
+        done = subprocess.run(
+            ["unshare", "-m", "--propagation", "private", "sh", "-c", script, one.silo_bin],
+            env=one.env,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        mounted = {line.split()[0] for line in done.stdout.splitlines()}
+        meta = pathlib.Path(one.state, "images", image["meta"] + ".erofs").read_bytes()
+        assert mounted == objects_of(meta)
+
+
 def listed(one):
     """What `silo images` lists, but for the time."""
     found = {}
@@ -160,6 +185,8 @@ class Scenario:
             assert now in (self.old, self.new), f"{point}@{n}: {now}"
             is_new = now == self.new and now != self.old
             check_complete(one.state, now, () if is_new else self.damaged)
+            if point in MOUNTED:
+                check_mounts(one)
             if self.again or not is_new:
                 one.ok(*self.command)
             one.ok("gc")
@@ -278,19 +305,7 @@ def test_fsck(silo_bin, two):
 
 # -- errors and Ctrl-C ------------------------------------------------------------------------
 
-INDEXES = {
-    "first index": ("empty", ["index", "a", "--name", "a"]),
-    "moved tag": ("only_a", ["index", "a2", "--name", "a"]),
-}
 COMMITTED = ("record", "recorded")  # from here on Ctrl-C comes too late
-
-
-@pytest.fixture(params=INDEXES)
-def index(request, images):
-    """A way to index, measured."""
-    base, command = INDEXES[request.param]
-    command = [images.get(word, word) for word in command[:2]] + command[2:]
-    return Scenario(request.param, request.getfixturevalue(base), command).measure()
 
 
 def unchanged(scenario, one, what):
@@ -307,8 +322,9 @@ def fails(scenario, fault, says):
         unchanged(scenario, one, fault)
 
 
-def test_errors(index):
+def test_errors(empty, images):
     """A step that fails, for want of space say, leaves no trace."""
+    index = Scenario("errors", empty, ["index", images["a"], "--name", "a"]).measure()
     tries = []
     for point, last in dict(index.points).items():
         if point != "recorded":
@@ -352,7 +368,8 @@ def interrupt(scenario, point, number):
             unchanged(scenario, one, point)
 
 
-def test_interrupt(index):
+def test_interrupt(only_a, images):
+    index = Scenario("Ctrl-C", only_a, ["index", images["a2"], "--name", "a"]).measure()
     points = list(dict.fromkeys(point for point, _ in index.points))
     assert points[-2:] == list(COMMITTED)
     for point in points:
