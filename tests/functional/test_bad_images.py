@@ -153,6 +153,34 @@ def test_absolute_names_are_inside(victim, tmp_path):
     victim.ok("rm", "absolute")
 
 
+def test_devices_and_set_id(victim, tmp_path):
+    """They are kept as entries, as podman shows them; where they are mounted they do nothing."""
+    null = info("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666)
+    sudo = info("sudo", mode=0o6755)
+    with open("/usr/bin/id", "rb") as f:
+        layout = Layout([layer_tar(null, (sudo, f.read()))])
+    victim.ok("index", layout.write(tmp_path / "oci"), "--name", "devices")
+    place = tmp_path / "mounted"
+    place.mkdir()
+    script = (
+        f'"$0" mount devices {place} >/dev/null && cd {place} && stat -c %a:%t:%T null sudo && '
+        'grep " $PWD " /proc/mounts && cat null; cd / && "$0" umount ' + str(place)
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", script, victim.silo_bin],
+        env=victim.env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines()[:2] == ["666:1:3", "6755:0:0"]
+    options = done.stdout.splitlines()[2].split()[3].split(",")
+    assert {"nodev", "nosuid"} <= set(options)
+    assert "ermission denied" in done.stderr
+    victim.ok("rm", "devices")
+
+
 # -- damage -----------------------------------------------------------------------------------
 
 
