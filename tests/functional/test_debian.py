@@ -72,6 +72,11 @@ def mounted(one, name):
 NOTHING = ([], [], [], {})
 
 
+def alive(one):
+    """Processes of the instance that have not ended (who reaps them is init's matter)."""
+    return {p: why for p, why in processes_of(one.state).items() if read(f"/proc/{p}/cmdline")}
+
+
 def test_packages_and_their_dependencies(debian):
     one = debian()
     one.ok("index", "debian:silo+silo-hello,libsilo++6")
@@ -136,6 +141,18 @@ def test_another_architecture_is_asked_for_by_its_name(debian):
     one.ok("index", "debian:silo+silo-words", "--platform", "linux/amd64")
 
 
+def test_a_program_that_is_not_mmdebstrap(debian, tmp_path):
+    """It is not waited for once what it writes is seen to be no tar."""
+    program = tmp_path / "other"
+    program.write_text("#!/bin/sh\nhead -c 1000000 /dev/zero | tr '\\0' x\nexec sleep 1000\n")
+    program.chmod(0o755)
+    one = debian(program=program)
+    done = one.run("index", "debian:silo", timeout=60)
+    assert done.returncode == 1 and "this is no tar" in done.stderr
+    wait_for(lambda: not alive(one), 10, "its end")
+    assert left(one)[:3] == NOTHING[:3]
+
+
 @pytest.fixture
 def slow(debian, tmp_path):
     """An instance in which mmdebstrap waits, in the middle, for ever."""
@@ -158,11 +175,6 @@ def slow(debian, tmp_path):
     assert indexing.poll() is None
     yield one, indexing
     indexing.stderr.close()
-
-
-def alive(one):
-    """Processes of the instance that have not ended (who reaps them is init's matter)."""
-    return {p: why for p, why in processes_of(one.state).items() if read(f"/proc/{p}/cmdline")}
 
 
 def test_giving_up(slow):
