@@ -151,6 +151,11 @@ def padded_a_little(_registry, handler, body):
     handler.send(body + b" ", kind=json.loads(body)["mediaType"])
 
 
+def longer(_registry, handler, body):
+    """Good JSON, but another document."""
+    handler.send(body + b" ", kind=json.loads(body)["mediaType"])
+
+
 def endless(_registry, handler, body):
     """More than was promised, without a length."""
     handler.send_response(200)

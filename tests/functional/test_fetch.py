@@ -295,6 +295,12 @@ def test_platforms(silo, layout, fake):
         assert images["amd64"]["meta"] != images["arm64"]["meta"]
         here = silo.index(reference, PLAIN)
         assert here["meta"] in (images["amd64"]["meta"], images["arm64"]["meta"])
+        if reference.startswith("docker:"):
+            fake.faults = {f"manifests/{found['arm64']['digest']}": registries.longer}
+            other = (PLAIN, "--platform", "linux/arm64")
+            silo.ok("rm", "arm64:1")
+            silo.refused(reference, "x:1", "digest", more=other)
+            fake.faults = {}
         other = (PLAIN, "--platform", "linux/s390x")
         said = silo.refused(reference, "no image for linux/s390x", "linux/amd64", more=other)
         assert "linux/arm64/v8" in said and "unknown" not in said
@@ -317,6 +323,7 @@ def test_platforms(silo, layout, fake):
         ("blobs", "endless", ["layer sha256:", "more than its"]),
         ("blobs", "status 404", ["layer sha256:", "404"]),
         ("manifests", "status 404", ["x:1"]),
+        ("manifests/sha256:", "longer", ["x:1", "digest"]),
         ("manifests", "never", ["no answer for 1 s"]),
         ("blobs", "never", ["layer sha256:", "no answer for 1 s"]),
         ("blobs", "hang", ["layer sha256:", "no answer for 1 s"]),
