@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import os
+import struct
 import subprocess
 
 FILE, HARD, LINK, CHAR, BLOCK, DIR, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
@@ -132,6 +133,15 @@ def tar(*entries):
 TIME = 1234567890_123456789
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 BINARY = bytes(range(256))
+# user::rw-, user:1234:rw-, group::r--, mask::rw-, other::r--
+ACL = b"".join(
+    [
+        struct.pack("<I", 2),
+        *(struct.pack("<HHI", tag, may, who) for tag, may, who in (
+            (1, 6, 0xFFFFFFFF), (2, 6, 1234), (4, 4, 0xFFFFFFFF), (16, 6, 0xFFFFFFFF),
+            (32, 4, 0xFFFFFFFF))),
+    ]
+)  # fmt: skip
 NAMES = [
     b" ", b"new\nline", b"\xff\xfe", b"tab\t", b"back\\slash", b'"quoted"', b"*?[", b"-dash",
     b"!", b"~", b"...", b"..x", b".wh", "e\u0301".encode(), "\u00e9".encode(), b"\x01\x7f",
@@ -186,6 +196,10 @@ def attributes():
     yield symlink(b"x/link", b"many", xattrs={"trusted.l": b"on the link"}, mtime=TIME)
     yield file(b"x/odd", b"x", xattrs={"foo.bar": b"no file system takes this"})
     yield file(b"x/marked", b"x", xattrs={"trusted.overlay.redirect": b"/plain/file"})
+    nested = {"trusted.overlay.overlay.opaque": b"y", "trusted.overlay.overlay.x": b"1"}
+    yield folder(b"x/nested", xattrs=nested)
+    yield file(b"x/acl", b"x", mode=0o664, xattrs={"system.posix_acl_access": ACL})
+    yield folder(b"x/acls", xattrs={"system.posix_acl_default": ACL})
 
 
 def links():

@@ -145,6 +145,11 @@ def inside(silo, ini, name, reference, folder, *rootfs):
     found = {"entries": len(want), "different": {}}
     for how in rootfs:
         run(silo, "--config", ini, "mount", name, f"{PLACE}/silo", "--rootfs", how)
+        if how == "fuse":
+            # Hidden there: over a writable mount lies an overlay, which would obey them.
+            for fields in want.values():
+                for name in [n for n in fields["xattrs"] if n.startswith("trusted.overlay.")]:
+                    del fields["xattrs"][name]
         found["different"][how] = differences(want, scan(f"{PLACE}/silo"))
         run(silo, "--config", ini, "umount", f"{PLACE}/silo")
     podman("image", "umount", image)

@@ -429,17 +429,24 @@ is_root (const char *path)
 static bool
 entry_marks (struct silo_entry *entry, struct silo_xattr *xattrs)
 {
-	static const char marks[] = "trusted.overlay.", opaque[] = "opaque";
+	static const char marks[] = "trusted.overlay.", nested[] = "trusted.overlay.overlay.";
 	bool hides = false;
 	size_t used = 0;
 	for (size_t i = 0; i < entry->n_xattrs; i++) {
-		const struct silo_xattr xattr = xattrs[i];
+		struct silo_xattr xattr = xattrs[i];
 		if (xattr.value.len == 0)
 			continue;
-		if (strncmp (xattr.name, marks, strlen (marks)) != 0)
+		if (strncmp (xattr.name, nested, strlen (nested)) == 0) {
+			/* The mount takes one "overlay." off what a mount within has left; the
+			 * name is in the header's own buffer. */
+			xattr.name = memcpy ((char *) xattr.name + strlen ("overlay."), "trusted.",
+					     strlen ("trusted."));
 			xattrs[used++] = xattr;
-		else if (strcmp (xattr.name + strlen (marks), opaque) == 0)
+		} else if (strncmp (xattr.name, marks, strlen (marks)) != 0) {
+			xattrs[used++] = xattr;
+		} else if (strcmp (xattr.name + strlen (marks), "opaque") == 0) {
 			hides = xattr.value.len == 1 && memcmp (xattr.value.data, "y", 1) == 0;
+		}
 	}
 	entry->n_xattrs = used;
 	return hides && entry->type == SILO_ENTRY_DIR;
