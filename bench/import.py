@@ -11,9 +11,11 @@ Each round runs, for each variant of the image and with one CPU and with two:
     podman again  the same once more, silo likewise: the image is known
     podman 95 %   a second image that has all files of the first and a few more
 
-Stores are new in every round and on one disk; what was written before is synced first; who
-begins changes from round to round.  Ratios are taken within a round.  Prints medians, smallest
-and largest, and whether the goals are met.  Runs as root, in a mount namespace of its own.
+Stores are new in every round and on one disk, and are kept until the end, some 1 GB for each
+round of a case: ext4 is slow to give out inodes of files that were just removed.  What was
+written before is synced first; who begins changes from round to round.  Ratios are taken within
+a round.  Prints medians, smallest and largest, and whether the goals are met.  Runs as root, in
+a mount namespace of its own.
 """
 
 from __future__ import annotations
@@ -154,7 +156,8 @@ class Podman:
     def __init__(self, folder: Path):
         self.folder = folder
         self.env = {"TMPDIR": str(folder)}
-        self.stores = ["--root", f"{folder}/root", "--runroot", f"{folder}/runroot"]
+        # podman wants less than 50 characters
+        self.stores = ["--root", f"{folder}/root", "--runroot", f"{folder}/run"]
 
     def fetch(self, reference: str) -> list[str]:
         podman = ["podman", *self.stores, "--storage-driver", "overlay"]
@@ -184,31 +187,27 @@ def steps(program, image: str, other: str):
         yield "95 %", program.fetch(other)
 
 
-def run_round(number: int, args, references: tuple[str, str], cpus: int) -> dict[str, Sample]:
+def run_round(
+    number: int, folder: Path, silo: str, references: tuple[str, str], cpus: int
+) -> dict[str, Sample]:
     samples = {}
-    with tempfile.TemporaryDirectory(prefix="silo-bench-", dir=args.dir) as folder:
-        programs = [
-            Podman(Path(folder, "podman")),
-            Silo(make_folder(folder, "silo"), args.silo),
-            Skopeo(Path(folder, "skopeo")),
-        ]
-        for n in range(len(programs)):
-            program = programs[(n + number) % len(programs)]
-            make_folder(folder, program.name)
-            for step, argv in steps(program, *references):
-                samples[f"{program.name} {step}"] = measure(argv, program.env, cpus)
-        # podman keeps a bind mount on its store
-        subprocess.run(["umount", "-q", f"{folder}/podman/root/overlay"], check=False)
+    for name in ("podman", "silo", "skopeo"):
+        (folder / name).mkdir()
+    programs = [
+        Podman(folder / "podman"),
+        Silo(folder / "silo", silo),
+        Skopeo(folder / "skopeo"),
+    ]
+    for n in range(len(programs)):
+        program = programs[(n + number) % len(programs)]
+        for step, argv in steps(program, *references):
+            samples[f"{program.name} {step}"] = measure(argv, program.env, cpus)
+    # podman keeps a bind mount on its store
+    subprocess.run(["umount", "-q", f"{folder}/podman/root/overlay"], check=False)
     return samples
 
 
-def make_folder(parent: str, name: str) -> Path:
-    folder = Path(parent, name)
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def measure_all(args, registry: Registry) -> dict[str, list[dict[str, Sample]]]:
+def measure_all(args, registry: Registry, folder: str) -> dict[str, list[dict[str, Sample]]]:
     """ "layers, gzip; 2 CPUs" -> its rounds."""
     cases = [
         (f"{variant}; {cpus} CPU{'s' * (cpus > 1)}", pair, cpus)
@@ -218,10 +217,12 @@ def measure_all(args, registry: Registry) -> dict[str, list[dict[str, Sample]]]:
     cases = [case for case in cases if args.only in case[0]]
     rounds: dict = {case[0]: [] for case in cases}
     for number in range(args.rounds):
-        for title, pair, cpus in cases:
+        for n, (title, pair, cpus) in enumerate(cases):
             print(f"round {number + 1} of {args.rounds}: {title}", file=sys.stderr, flush=True)
             references = tuple(registry.reference(f"bench/{name}:1") for name in pair)
-            rounds[title].append(run_round(number, args, references, cpus))
+            stores = Path(folder, f"{number}.{n}")
+            stores.mkdir()
+            rounds[title].append(run_round(number, stores, args.silo, references, cpus))
     return rounds
 
 
@@ -281,7 +282,7 @@ def main() -> int:
         try:
             for name in sorted({name for pair in images.VARIANTS.values() for name in pair}):
                 registry.push(f"oci:{layouts[name]}:latest", f"bench/{name}:1")
-            rounds = measure_all(args, registry)
+            rounds = measure_all(args, registry, folder)
         finally:
             registry.close()
 
