@@ -84,8 +84,8 @@ print_row (const struct cli_table *table, const char *const *cells, const size_t
 void
 cli_table_print (const struct cli_table *table)
 {
-	size_t widths[CLI_TABLE_MAX], columns = table->n_columns;
-	bool shown[CLI_TABLE_MAX];
+	size_t widths[CLI_TABLE_MAX] = { 0 }, columns = table->n_columns;
+	bool shown[CLI_TABLE_MAX] = { false };
 	struct winsize window;
 	for (size_t c = 0; c < columns; c++) {
 		shown[c] = true;

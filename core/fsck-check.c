@@ -496,12 +496,11 @@ fsck_check (struct fsck *fsck, struct silo_error *err)
 	SILO_CLEANUP (image_folder_close) struct image_folder folder = { -1, -1 };
 	SILO_CLEANUP (digests_free) struct digests there = { 0 };
 	struct take take = { fsck, err, 0 };
-	struct silo_instance *storage = fsck->core->wiring.storage;
-	if (!storage || !fsck->core->wiring.content)
-		return silo_fail (err, SILO_PRECONDITION, "there is no storage or no content");
+	if (!fsck->core->wiring.content)
+		return silo_fail (err, SILO_PRECONDITION, "there is no content store");
 	int r = image_folder_open (fsck->core, LOCK_SH, &folder, err);
 	if (r == 0)
-		r = instance_call (storage, storage, image_list, take_image, &take, err);
+		r = image_each (fsck->core, take_image, &take, err);
 	if (r == 0)
 		r = take.r;
 	if (r == 0)

@@ -85,7 +85,7 @@ gc_mark_images (struct gc *gc, struct silo_error *err)
 {
 	gc->err = err;
 	gc->r = 0;
-	int r = instance_call (gc->core->wiring.storage, storage, image_list, mark_image, gc, err);
+	int r = image_each (gc->core, mark_image, gc, err);
 	digests_sort (&gc->metas);
 	digests_sort (&gc->layers);
 	return r < 0 ? r : gc->r;

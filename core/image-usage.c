@@ -181,9 +181,7 @@ images_usage (struct core *core, struct images_usage *ret, struct silo_error *er
 	SILO_CLEANUP (images_usage_free) struct images_usage usage = { 0 };
 	SILO_CLEANUP (uses_free) struct uses uses = { 0 };
 	struct take take = { &usage, err, 0 };
-	if (!core->wiring.storage)
-		return silo_fail (err, SILO_PRECONDITION, "there is no storage");
-	int r = instance_call (core->wiring.storage, storage, image_list, take_image, &take, err);
+	int r = image_each (core, take_image, &take, err);
 	if (r == 0)
 		r = take.r;
 	if (r == 0)

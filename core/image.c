@@ -17,71 +17,7 @@
 
 #define IMAGE_MAX_NAME 255
 
-/* -- records --------------------------------------------------------------------- */
-
-int
-image_copy (const struct silo_image *image, struct image_copy **ret, struct silo_error *err)
-{
-	const size_t texts[] = {
-		offsetof (struct silo_image, name),
-		offsetof (struct silo_image, source),
-		offsetof (struct silo_image, source_id),
-		offsetof (struct silo_image, config),
-		offsetof (struct silo_image, python),
-		offsetof (struct silo_image, python_version),
-		offsetof (struct silo_image, layers),
-	};
-	size_t size = 0;
-	for (size_t i = 0; i < ARRAY_SIZE (texts); i++) {
-		const char *text = *(const char *const *) ((const char *) image + texts[i]);
-		size += strlen (text ? text : "") + 1;
-	}
-	struct image_copy *copy = malloc (sizeof (*copy) + size);
-	if (!copy)
-		return silo_fail_nomem (err);
-	copy->image = *image;
-	char *at = copy->mem;
-	for (size_t i = 0; i < ARRAY_SIZE (texts); i++) {
-		const char **text = (const char **) ((char *) &copy->image + texts[i]);
-		size_t len = strlen (*text ? *text : "") + 1;
-		memcpy (at, *text ? *text : "", len);
-		*text = at;
-		at += len;
-	}
-	*ret = copy;
-	return 0;
-}
-
-struct get {
-	struct image_copy *copy;
-	struct silo_error *err;
-	int r;
-};
-
-static int
-get_take (void *arg, const struct silo_image *image)
-{
-	struct get *get = arg;
-	get->r = image_copy (image, &get->copy, get->err);
-	return 1;
-}
-
-/* The record of exactly this name. */
-static int
-image_get (struct core *core, const char *name, struct image_copy **ret, struct silo_error *err)
-{
-	if (!core->wiring.storage)
-		return silo_fail (err, SILO_PRECONDITION, "there is no storage");
-	struct get get = { NULL, err, 0 };
-	int r = instance_call (core->wiring.storage, storage, image_get, name, get_take, &get, err);
-	if (r == 0)
-		r = get.r;
-	if (r == 0 && !get.copy)
-		r = silo_fail (err, SILO_INTERNAL, "storage gave no record of image %s", name);
-	if (r == 0)
-		*ret = get.copy;
-	return r;
-}
+/* -- finding ------------------------------------------------------------------------ */
 
 int
 image_find (struct core *core, const char *name, struct image_copy **ret, struct silo_error *err)
@@ -374,7 +310,7 @@ find_known (struct index *index, struct image_copy **ret, struct silo_error *err
 		return silo_fail (err, SILO_PRECONDITION, "there is no storage");
 	if (index->id.len == 0)
 		return 0;
-	int r = instance_call (storage, storage, image_list, same_take, &same, err);
+	int r = image_each (index->core, same_take, &same, err);
 	_cleanup_free_ struct image_copy *old = same.copy;
 	if (r == 0)
 		r = same.r;

@@ -22,6 +22,14 @@ int import_finish (struct silo_import *import, int fd, struct meta_info *ret,
 /* The image's config as JSON; "{}" if none.  Borrowed. */
 const char *import_config (const struct silo_import *import);
 
+/* -- image-record.c ------------------------------------------------------------- */
+
+/* The record of exactly this name; SILO_NOTFOUND. */
+int image_get (struct core *core, const char *name, struct image_copy **ret,
+	       struct silo_error *err);
+/* All records, by name, borrowed; fn returns 0 to go on and must not call the storage. */
+int image_each (struct core *core, silo_image_fn *fn, void *arg, struct silo_error *err);
+
 /* -- image.c ------------------------------------------------------------------- */
 
 /* STATE/images, open and locked. */

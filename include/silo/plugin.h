@@ -108,7 +108,12 @@ struct silo_plugin {
 	int (*start) (void *self, struct silo_error *err);
 	void (*stop) (void *self);
 	void (*destroy) (void *self);
+	uint32_t records; /* SILO_RECORDS */
 };
+
+/* Records that a storage plugin hands to the core grow like everything else; this says how far
+ * those of a plugin have.  0: as they were at first; 1: silo_image has `layers`. */
+#define SILO_RECORDS 1
 
 /* Tables of the kinds, so that _Generic can tell them apart. */
 struct silo_transport_ops;
@@ -137,6 +142,7 @@ struct silo_container_ops;
 							      sizeof (struct silo_option),     \
 							  .kind = SILO_KIND_OF (table),        \
 							  .ops = &(table),                     \
+							  .records = SILO_RECORDS,             \
 							  __VA_ARGS__ }
 
 /* "transport", "storage" ...; NULL for an unknown kind. */

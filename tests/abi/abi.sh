@@ -88,6 +88,16 @@ LD_LIBRARY_PATH=$SILO_TEST_BUILD/.libs SILO_PLUGIN_PATH=$SILO_TEST_BUILD/.libs "
 	"$tmp/plugins/content-example.so" lower=dir >"$tmp/out" 2>&1
 check $? "and passes today's suite of its kind"
 
+# Records of the first Silo's plugins have fewer fields.
+${CC:-cc} -shared -fPIC -D_GNU_SOURCE -Wall -Werror "-I$here/v1" "$here/storage.c" \
+	-o "$tmp/plugins/storage-old.so" "-L$SILO_TEST_BUILD/.libs" -lsilo >"$tmp/out" 2>&1
+check $? "an old storage plugin builds"
+printf '[silo]\nstate = %s/state\nstorage = old\n' "$tmp" >"$tmp/old.ini"
+LD_LIBRARY_PATH=$SILO_TEST_BUILD/.libs SILO_PLUGIN_PATH=$tmp/plugins:$SILO_TEST_BUILD/.libs \
+	"$silo" --config "$tmp/old.ini" images >"$tmp/out" 2>&1
+grep -q '^old:1 .* damaged' "$tmp/out"
+check $? "its image is listed, as one whose metadata file is gone"
+
 # What was in the headers once may only be added to.
 cat >"$tmp/same.c" <<'END'
 #include <silo/silo.h>

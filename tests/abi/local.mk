@@ -4,4 +4,4 @@
 abi_scripts = %D%/headers.sh %D%/abi.sh %D%/guide.sh %D%/describe.sh
 dist_check_SCRIPTS += $(abi_scripts)
 TESTS += $(abi_scripts)
-EXTRA_DIST += %D%/v1 %D%/variant.c tests/plugin-guide/content-example.c
+EXTRA_DIST += %D%/v1 %D%/variant.c %D%/storage.c tests/plugin-guide/content-example.c

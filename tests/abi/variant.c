@@ -38,17 +38,22 @@ struct instance {
 	int64_t number;
 };
 
-/* Tomorrow's structures: today's and one field more. */
+/* Tomorrow's structures: the first ones, what today's Silo may have added since, and a field
+ * more. */
+#define SINCE 8
 struct long_option {
 	struct silo_option today;
+	const void *since[SINCE];
 	const void *tomorrow;
 };
 struct long_ops {
 	struct silo_content_ops today;
+	const void *since[SINCE];
 	const void *tomorrow;
 };
 struct long_plugin {
 	struct silo_plugin today;
+	const void *since[SINCE];
 	const void *tomorrow;
 };
 
@@ -147,8 +152,8 @@ stage_it (void *self, int *ret_fd, void **ret_stage, struct silo_error *err)
 
 #if VARIANT == LONG || VARIANT == NEW_OPTION
 static const struct long_option options[] = {
-	{ ROW (KEY), TOMORROW },
-	{ { .name = NULL }, NULL },
+	{ .today = ROW (KEY), .tomorrow = TOMORROW },
+	{ .today = { .name = NULL } },
 };
 #elif VARIANT == ENDLESS
 static const struct silo_option options[1000] = { [0 ... 999] = ROW (KEY) };
