@@ -198,12 +198,13 @@ def run_round(
         Silo(folder / "silo", silo),
         Skopeo(folder / "skopeo"),
     ]
-    for n in range(len(programs)):
-        program = programs[(n + number) % len(programs)]
-        for step, argv in steps(program, *references):
-            samples[f"{program.name} {step}"] = measure(argv, program.env, cpus)
-    # podman keeps a bind mount on its store
-    subprocess.run(["umount", "-q", f"{folder}/podman/root/overlay"], check=False)
+    try:
+        for n in range(len(programs)):
+            program = programs[(n + number) % len(programs)]
+            for step, argv in steps(program, *references):
+                samples[f"{program.name} {step}"] = measure(argv, program.env, cpus)
+    finally:  # podman keeps a bind mount on its store
+        subprocess.run(["umount", "-q", f"{folder}/podman/root/overlay"], check=False)
     return samples
 
 
