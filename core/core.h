@@ -134,6 +134,7 @@ struct settings {
 	int64_t max_image_size;   /* bytes of all files of an image, layer by layer */
 	int64_t max_image_entries; /* entries of all layers of an image */
 	int64_t max_image_layers;
+	int64_t max_image_names; /* bytes of paths, links and attributes of all entries */
 };
 
 extern const struct silo_option settings_table[];

@@ -39,6 +39,7 @@ struct silo_import {
 	const struct import_progress *progress;
 	struct intake *intake;
 	_Atomic int64_t entries, bytes; /* of all layers; bytes of files */
+	_Atomic int64_t names;          /* bytes of paths, targets and attributes of all layers */
 
 	pthread_mutex_t lock; /* the fields below, and calls of progress->fn */
 	struct silo_layer *layers[IMPORT_MAX_LAYERS];
@@ -256,6 +257,23 @@ entry_allowed (struct silo_layer *layer, const char *path, int64_t size, struct 
 	return 0;
 }
 
+/* The same of what it takes in memory. */
+static int
+names_allowed (struct silo_layer *layer, const char *path, size_t bytes, struct silo_error *err)
+{
+	struct silo_import *import = layer->import;
+	int64_t max = import->core->settings->max_image_names;
+	int64_t names =
+	    (int64_t) bytes +
+	    atomic_fetch_add_explicit (&import->names, (int64_t) bytes, memory_order_relaxed);
+	if (names <= max)
+		return 0;
+	return silo_fail (err, SILO_EXHAUSTED,
+			  "layer %s: %.100s: the image has more than %lld bytes of names and "
+			  "attributes: [silo] max_image_names allows no more",
+			  layer->name, path, (long long) max);
+}
+
 /* Take the entries that are on record for those of the layer. */
 static int
 layer_take (struct silo_layer *layer, struct tree_layer *known, struct silo_error *err)
@@ -268,6 +286,9 @@ layer_take (struct silo_layer *layer, struct tree_layer *known, struct silo_erro
 		r = entry_allowed (layer, entry->path, size, err);
 		total += size;
 	}
+	if (r == 0)
+		r = names_allowed (layer, known->n > 0 ? known->entries[known->n - 1].path : "",
+				   known->bytes, err);
 	if (r < 0) {
 		tree_layer_free (known);
 		return r;
@@ -316,16 +337,17 @@ layer_find (struct silo_layer *layer, int folder, struct tree_layer **ret, struc
 
 /* The same, in turn with others who want this blob: then it is known, or the lock is held. */
 static int
-layer_find_alone (struct silo_layer *layer, struct tree_layer **ret, struct silo_error *err)
+layer_find_alone (struct silo_layer *layer, int stop_fd, struct tree_layer **ret,
+		  struct silo_error *err)
 {
+	const int stop_fds[] = { silo_import_cancel_fd (layer->import), stop_fd };
 	int folder = -1;
 	int r = folder_open (layer->import, &folder, err);
 	if (r == 0)
 		r = layer_find (layer, folder, ret, err);
 	if (r < 0 || *ret)
 		return r;
-	r = layer_lock (folder, &layer->blob, silo_import_cancel_fd (layer->import), &layer->lock,
-			err);
+	r = layer_lock (folder, &layer->blob, stop_fds, &layer->lock, err);
 	/* Who had the lock may have imported it meanwhile. */
 	if (r == 0)
 		r = layer_find (layer, folder, ret, err);
@@ -335,14 +357,14 @@ layer_find_alone (struct silo_layer *layer, struct tree_layer **ret, struct silo
 }
 
 int
-silo_layer_begin (struct silo_layer *layer, bool *ret_known, struct silo_error *err)
+silo_layer_begin (struct silo_layer *layer, int stop_fd, bool *ret_known, struct silo_error *err)
 {
 	struct tree_layer *known = NULL;
 	int r = 0;
 	if (silo_import_cancelled (layer->import))
 		return silo_fail (err, SILO_CANCELLED, "stopped");
 	if (layer->has_blob)
-		r = layer_find_alone (layer, &known, err);
+		r = layer_find_alone (layer, stop_fd, &known, err);
 	if (r == 0 && known)
 		r = layer_take (layer, known, err);
 	if (r < 0)
@@ -393,9 +415,12 @@ silo_layer_entry (struct silo_layer *layer, const struct silo_entry *entry, stru
 {
 	if (layer->ended)
 		return silo_fail (err, SILO_PRECONDITION, "layer %s has ended", layer->name);
+	size_t names = layer->tree->bytes;
 	int r = file_complete (layer, err);
 	if (r == 0)
 		r = tree_layer_add (layer->tree, entry, err);
+	if (r == 0)
+		r = names_allowed (layer, layer_path (layer), layer->tree->bytes - names, err);
 	if (r < 0)
 		return r;
 	bool file = entry->type == SILO_ENTRY_FILE && entry->size > 0;

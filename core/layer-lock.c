@@ -77,18 +77,20 @@ lock_try (int folder, const char *name, int *ret_fd, struct silo_error *err)
 
 /* Until the writers of the fifo are gone. */
 static int
-lock_wait (int fifo, int cancel_fd, struct silo_error *err)
+lock_wait (int fifo, const int stop_fds[2], struct silo_error *err)
 {
-	struct pollfd fds[2] = { { .fd = fifo }, { .fd = cancel_fd, .events = POLLIN } };
-	while (poll (fds, 2, -1) < 0)
+	struct pollfd fds[3] = { { .fd = fifo },
+				 { .fd = stop_fds[0], .events = POLLIN },
+				 { .fd = stop_fds[1], .events = POLLIN } };
+	while (poll (fds, ARRAY_SIZE (fds), -1) < 0)
 		if (errno != EINTR)
 			return silo_fail_sys (err, errno, "waiting for another import");
-	return fds[1].revents ? silo_fail (err, SILO_CANCELLED, "stopped") : 0;
+	return fds[1].revents || fds[2].revents ? silo_fail (err, SILO_CANCELLED, "stopped") : 0;
 }
 
 int
-layer_lock (int folder, const struct silo_digest *blob, int cancel_fd, struct layer_lock *ret,
-	    struct silo_error *err)
+layer_lock (int folder, const struct silo_digest *blob, const int stop_fds[2],
+	    struct layer_lock *ret, struct silo_error *err)
 {
 	struct layer_lock lock = { .folder = folder, .fd = -1 };
 	char hex[SILO_DIGEST_HEX + 1];
@@ -106,7 +108,7 @@ layer_lock (int folder, const struct silo_digest *blob, int cancel_fd, struct la
 			*ret = lock;
 			return 0;
 		}
-		r = same_file (folder, lock.name, fifo) ? lock_wait (fifo, cancel_fd, err) : 0;
+		r = same_file (folder, lock.name, fifo) ? lock_wait (fifo, stop_fds, err) : 0;
 		if (r < 0)
 			return r;
 	}

@@ -34,10 +34,10 @@ struct layer_lock {
 	int fd;     /* -1: not held */
 	char name[SILO_DIGEST_HEX + 6];
 };
-/* Wait until nobody else imports this blob.  SILO_CANCELLED when `cancel_fd` (-1: none) becomes
- * readable.  Who holds one waits for no other. */
-int layer_lock (int folder, const struct silo_digest *blob, int cancel_fd, struct layer_lock *ret,
-		struct silo_error *err);
+/* Wait until nobody else imports this blob.  SILO_CANCELLED when one of `stop_fds` (-1: none)
+ * becomes readable.  Who holds one waits for no other. */
+int layer_lock (int folder, const struct silo_digest *blob, const int stop_fds[2],
+		struct layer_lock *ret, struct silo_error *err);
 /* Harmless when it is not held. */
 void layer_unlock (struct layer_lock *lock);
 

@@ -68,6 +68,9 @@ const struct silo_option settings_table[] = {
 	       "imported; an image with more is refused"),
 	RANGE (SILO_INT, max_image_layers, "512", 1, 512,
 	       "layers of an image; one with more is refused"),
+	RANGE (SILO_SIZE, max_image_names, "192M", 1, 1LL << 36,
+	       "bytes of the paths, links and attributes of an image's entries, which are held in "
+	       "memory while it is imported; one with more is refused"),
 	{ .name = NULL },
 };
 

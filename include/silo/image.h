@@ -78,8 +78,10 @@ SILO_API int silo_import_layer_blob (struct silo_import *import, const char *nam
 				     struct silo_layer **ret, struct silo_error *err);
 /* Called by the thread that is going to fill the layer, right before it fetches anything.
  * *ret_known: the layer is complete already, nothing is to be delivered, not even its end.
- * Waits while another process imports the same blob.  Optional for silo_import_layer. */
-SILO_API int silo_layer_begin (struct silo_layer *layer, bool *ret_known, struct silo_error *err);
+ * Waits while another process imports the same blob, unless the user gives up or `stop_fd`
+ * (-1: none) becomes readable: SILO_CANCELLED.  Optional for silo_import_layer. */
+SILO_API int silo_layer_begin (struct silo_layer *layer, int stop_fd, bool *ret_known,
+			       struct silo_error *err);
 /* For people who wait: so many bytes of the blob have arrived since the last call. */
 SILO_API void silo_layer_fetched (struct silo_layer *layer, int64_t bytes);
 /* The entry is checked and copied before this returns.  Bytes of files are stored by other

@@ -224,7 +224,7 @@ fill (void *arg)
 {
 	struct filler *filler = arg;
 	bool known = true;
-	filler->r = silo_layer_begin (filler->layer, &known, &filler->err);
+	filler->r = silo_layer_begin (filler->layer, -1, &known, &filler->err);
 	for (unsigned i = 0; filler->r == 0 && !known && i < FILES; i++) {
 		char path[32];
 		size_t len;
@@ -378,8 +378,8 @@ test_cancel (void)
 	free (data);
 	says (r, &err, SILO_CANCELLED, "stopped", "files are not taken any more");
 	bool known;
-	says (silo_layer_begin (layer (import, "M"), &known, &err), &err, SILO_CANCELLED, "stopped",
-	      "nor is a layer begun");
+	says (silo_layer_begin (layer (import, "M"), -1, &known, &err), &err, SILO_CANCELLED,
+	      "stopped", "nor is a layer begun");
 	import_free (import);
 	core_close (place.core);
 	tap_ok (!staging_of (&place, folder, sizeof (folder)), "no stage is left");
@@ -422,6 +422,17 @@ test_limits (struct place *place)
 	says (add (b, SILO_ENTRY_DIR, "d/e", 0, &err), &err, SILO_EXHAUSTED,
 	      "layer B: d/e: the image has more than 3 entries: [silo] max_image_entries",
 	      "one entry too many");
+	import_free (import);
+	settings->max_image_names = 1000;
+	import = begin (place, NULL);
+	a = layer (import, "A");
+	char path[1001];
+	memset (path, 'n', sizeof (path) - 1);
+	for (size_t i = 200; i < sizeof (path); i += 200)
+		path[i - 1] = '/';
+	path[sizeof (path) - 1] = '\0';
+	says (add (a, SILO_ENTRY_DIR, path, 0, &err), &err, SILO_EXHAUSTED,
+	      "[silo] max_image_names", "too many bytes of names");
 	import_free (import);
 	*settings = saved;
 }

@@ -128,12 +128,12 @@ import_both (struct place *place, int *ret_known, char *ret_layers, size_t size)
 	struct meta_info info = { 0 };
 	struct silo_error err = { 0 };
 	bool known = false;
-	int r = silo_layer_begin (low, &known, &err);
+	int r = silo_layer_begin (low, -1, &known, &err);
 	*ret_known = known;
 	if (r == 0 && !known)
 		r = deliver (low, below, ARRAY_SIZE (below), &err);
 	if (r == 0)
-		r = silo_layer_begin (high, &known, &err);
+		r = silo_layer_begin (high, -1, &known, &err);
 	*ret_known += known;
 	if (r == 0 && !known)
 		r = deliver (high, above, ARRAY_SIZE (above), &err);
@@ -189,7 +189,7 @@ test_no_digest (struct place *place)
 	struct silo_import *import = begin (place, NULL);
 	layer (import, 1);
 	tap_is_int (silo_import_layer (import, "plain", &plain, &err), 0, "a layer without digest");
-	tap_is_int (silo_layer_begin (plain, &known, &err), 0, "is begun");
+	tap_is_int (silo_layer_begin (plain, -1, &known, &err), 0, "is begun");
 	tap_ok (!known, "is not known");
 	tap_is_int (deliver (plain, below, ARRAY_SIZE (below), &err), 0, "ends");
 	tap_is_int (import_layers (import, &layers, &err), 0, "its image");
@@ -314,7 +314,7 @@ struct taker {
 	pthread_t thread;
 	struct place *place;
 	int first, n, step; /* blobs */
-	int cancel_fd;
+	int cancel_fd, stop_fd;
 	atomic_int *at_it; /* how many import blob `first`; NULL: not counted */
 	int r, imported, together;
 	struct silo_error err;
@@ -330,7 +330,7 @@ take (void *arg)
 	for (int i = 0; t->r == 0 && i < t->n; i++) {
 		struct silo_layer *l = layer (import, t->first + i * t->step);
 		bool known = false;
-		t->r = silo_layer_begin (l, &known, &t->err);
+		t->r = silo_layer_begin (l, t->stop_fd, &known, &t->err);
 		if (t->r < 0 || known)
 			continue;
 		t->imported++;
@@ -366,6 +366,7 @@ test_same_blob (struct place *place)
 					       .first = 1000 + round,
 					       .n = 1,
 					       .cancel_fd = -1,
+					       .stop_fd = -1,
 					       .at_it = &at_it };
 			start (&t[i]);
 		}
@@ -384,9 +385,11 @@ test_same_blob (struct place *place)
 static void
 test_crosswise (struct place *place)
 {
-	struct taker up = { .place = place, .first = 2000, .n = 100, .step = 1, .cancel_fd = -1 };
+	struct taker up = {
+		.place = place, .first = 2000, .n = 100, .step = 1, .cancel_fd = -1, .stop_fd = -1
+	};
 	struct taker down = {
-		.place = place, .first = 2099, .n = 100, .step = -1, .cancel_fd = -1
+		.place = place, .first = 2099, .n = 100, .step = -1, .cancel_fd = -1, .stop_fd = -1
 	};
 	start (&up);
 	start (&down);
@@ -426,17 +429,23 @@ test_cancel (struct place *place)
 	bool known = true;
 	struct silo_import *import = begin (place, NULL);
 	struct silo_layer *held = layer (import, 3000);
-	tap_is_int (silo_layer_begin (held, &known, &err), 0, "a blob is being imported");
-	struct taker t = { .place = place, .first = 3000, .n = 1 };
-	t.cancel_fd = eventfd (0, EFD_CLOEXEC);
-	start (&t);
-	tap_ok (somebody_waits (3000), "another import waits for it");
-	eventfd_write (t.cancel_fd, 1);
-	pthread_join (t.thread, NULL);
-	close (t.cancel_fd);
-	tap_ok (t.r == SILO_CANCELLED && t.err.code == t.r, "and can be stopped");
+	tap_is_int (silo_layer_begin (held, -1, &known, &err), 0, "a blob is being imported");
+	for (int i = 0; i < 2; i++) {
+		struct taker t = {
+			.place = place, .first = 3000, .n = 1, .cancel_fd = -1, .stop_fd = -1
+		};
+		int fd = eventfd (0, EFD_CLOEXEC);
+		*(i == 0 ? &t.cancel_fd : &t.stop_fd) = fd;
+		start (&t);
+		tap_ok (somebody_waits (3000), "another import waits for it");
+		eventfd_write (fd, 1);
+		pthread_join (t.thread, NULL);
+		close (fd);
+		tap_ok (t.r == SILO_CANCELLED && t.err.code == t.r, "and can be stopped by its %s",
+			i == 0 ? "user" : "plugin");
+	}
 	import_free (import);
-	t = (struct taker){ .place = place, .first = 3000, .n = 1, .cancel_fd = -1 };
+	struct taker t = { .place = place, .first = 3000, .n = 1, .cancel_fd = -1, .stop_fd = -1 };
 	start (&t);
 	pthread_join (t.thread, NULL);
 	tap_ok (t.r == 0 && t.imported == 1, "what was given up is free again");
@@ -469,7 +478,8 @@ hold (const char *dir, const char *number)
 	place_open (&place);
 	struct silo_import *import = begin (&place, NULL);
 	struct silo_layer *l = layer (import, (int) strtol (number, NULL, 10));
-	if (silo_layer_begin (l, &known, &err) < 0 || known || write (STDOUT_FILENO, "+", 1) != 1)
+	if (silo_layer_begin (l, -1, &known, &err) < 0 || known ||
+	    write (STDOUT_FILENO, "+", 1) != 1)
 		return 1;
 	for (;;)
 		pause ();
@@ -481,7 +491,9 @@ test_killed (struct place *place)
 	int bad = 0;
 	for (int i = 0; i < 10; i++) {
 		struct silo_process process = holder (place, 4000 + i);
-		struct taker t = { .place = place, .first = 4000 + i, .n = 1, .cancel_fd = -1 };
+		struct taker t = {
+			.place = place, .first = 4000 + i, .n = 1, .cancel_fd = -1, .stop_fd = -1
+		};
 		struct silo_error err;
 		int status = 0;
 		start (&t);

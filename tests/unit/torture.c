@@ -74,7 +74,7 @@ import_into (struct silo_import *import, bool expected, struct silo_error *err)
 	bool known = false;
 	int r = silo_import_layer_blob (import, "L", &blob, 1, &layer, err);
 	if (r == 0)
-		r = silo_layer_begin (layer, &known, err);
+		r = silo_layer_begin (layer, -1, &known, err);
 	if (r == 0 && known != expected)
 		tap_bail ("the layer is %s", known ? "known" : "not known");
 	if (r == 0 && !known)

@@ -208,7 +208,7 @@ layer_fetch (struct thread *thread, size_t i, struct silo_error *err)
 					   .stop = stream_stop,
 					   .arg = &stream };
 	bool known = false;
-	int r = silo_layer_begin (stream.layer, &known, err);
+	int r = silo_layer_begin (stream.layer, thread->patience.stop_fd, &known, err);
 	if (r < 0 || known)
 		return r;
 	r = stream_open (&stream, err);
