@@ -219,7 +219,7 @@ def test_failed_imports_leave_no_trace(place, layout):
         ("max_image_layers", "1", "more than 1 layers"),
         ("max_image_entries", "3", "more than 3 entries"),
         ("max_image_size", "150000", "more than 150000 bytes"),
-        ("max_image_names", "500", "more than 500 bytes of names"),
+        ("max_image_names", "200", "more than 200 bytes of names"),
     ],
 )
 def test_limits(silo_bin, layout, option, value, says):
