@@ -270,6 +270,10 @@ cmd_index (struct cli *cli)
 	int status = index_parse (cli, &args);
 	if (status >= 0)
 		return status;
+	_cleanup_free_ char *here = NULL;
+	if (image_reference_here (args.source.reference, &here, &err) < 0)
+		return cli_fail (&err);
+	args.source.reference = here;
 	enum progress_mode mode = args.quiet ? PROGRESS_NONE : progress_choose (STDERR_FILENO);
 	if (stopper_start (&stopper, mode, &err) < 0)
 		return cli_fail (&err);

@@ -301,6 +301,9 @@ int image_refetch (struct core *core, const struct silo_image *image,
 /* "docker://host:5000/a/python:3.11" -> "a/python:3.11", "python" -> "python:latest",
  * "dir:/x/tree" -> "tree:latest"; malloc'ed. */
 int image_default_name (const char *reference, char **ret, struct silo_error *err);
+/* "oci:layout:tag" -> "oci:/current/folder/layout:tag", what is no relative path as it is;
+ * malloc'ed. */
+int image_reference_here (const char *reference, char **ret, struct silo_error *err);
 int image_find (struct core *core, const char *name, struct image_copy **ret,
 		struct silo_error *err);
 /* Remove the record, and then all that no other image and no mount needs. */

@@ -140,6 +140,27 @@ local_path (const char *reference)
 	return NULL;
 }
 
+int
+image_reference_here (const char *reference, char **ret, struct silo_error *err)
+{
+	const char *path = local_path (reference);
+	if (!path || *path == '/' || *path == '\0')
+		return util_strdup (reference, ret, err);
+	_cleanup_free_ char *folder = getcwd (NULL, 0);
+	if (!folder)
+		return silo_fail_sys (err, errno, "%.100s: the folder that this is relative to",
+				      reference);
+	while (strncmp (path, "./", 2) == 0)
+		path += 2;
+	char *full = NULL;
+	bool itself = strcmp (path, ".") == 0;
+	if (asprintf (&full, "%.*s%s%s%s", (int) strcspn (reference, ":") + 1, reference, folder,
+		      itself ? "" : "/", itself ? "" : path) < 0)
+		return silo_fail_nomem (err);
+	*ret = full;
+	return 0;
+}
+
 static int
 name_of_path (const char *path, struct silo_buf *to, struct silo_error *err)
 {

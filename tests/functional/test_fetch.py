@@ -262,7 +262,7 @@ def test_references(silo, layout, fake):
         silo.ok("rm", "same:1")
         image = silo.index(reference, PLAIN, "--name", "same:1")
         assert image["meta"] == meta and not image["known"]
-    for reference in ("oci:layout:t", "oci-archive:x.tar", "docker-archive:x.tar:a:1"):
+    for reference in ("oci:", "oci-archive:", "docker-archive:"):
         silo.refused(reference, "absolute path", more=())
     silo.refused(f"{host}/a/b/x@sha256:12", "name@sha256:")
     silo.refused(f"{host}/a/b/x@sha256:{'0' * 64}", "manifest unknown")

@@ -447,9 +447,26 @@ def test_usage(silo):
     silo.run("index", "--tls-verify=maybe", "x", status=2)
     silo.run("index", "--platform", "linux", "x", status=2)
     silo.run("index", "what is this?", status=2)
-    silo.run("index", "dir:relative", status=2)
+    silo.run("index", "dir:", status=2)
     for verb in ("index", "images", "rm"):
         assert f"usage: silo {verb}" in silo.run(verb, "--help")
+
+
+def test_relative_paths(silo, tmp_path, monkeypatch):
+    (tmp_path / "tree" / "empty").mkdir(parents=True)
+    (tmp_path / "tree" / "file").write_text("here")
+    monkeypatch.chdir(tmp_path)
+    for number, reference in enumerate(("dir:tree", "dir:./tree", "dir:tree/empty/..")):
+        silo.index(reference, "--name", f"relative:{number}")
+    monkeypatch.chdir(tmp_path / "tree")
+    silo.index("dir:.", "--name", "relative:9")
+    images = [i for name, i in silo.images().items() if name.startswith("relative:")]
+    assert len(images) == 4
+    assert len({image["meta"] for image in images}) == 1
+    assert {image["source"] for image in images} == {
+        f"dir:{tmp_path}/tree",
+        f"dir:{tmp_path}/tree/empty/..",
+    }
 
 
 def test_folder_errors(silo):
