@@ -19,7 +19,6 @@ import argparse
 import functools
 import json
 import os
-import platform
 import shutil
 import signal
 import statistics
@@ -29,23 +28,13 @@ import tempfile
 import time
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
+from common import TOP, own_namespace, write_json
+
 sys.path.insert(0, str(TOP / "python"))
 
-import silo  # noqa: E402
+import silo
 
 CRUN = ["crun", "--cgroup-manager=cgroupfs"]
-
-
-def own_namespace() -> None:
-    """Run this program again in a private mount namespace without the empty cgroup2 tree."""
-    if os.environ.get("SILO_BENCH_NAMESPACE"):
-        return
-    unified = "/sys/fs/cgroup/unified"  # crun makes folders of its own in what it finds there
-    inner = f'umount {unified} 2>/dev/null && mount -t tmpfs none {unified}; exec "$@"'
-    argv = ["unshare", "-m", "--propagation", "private", "sh", "-c", inner, "sh"]
-    os.environ["SILO_BENCH_NAMESPACE"] = "1"
-    os.execvp("unshare", [*argv, sys.executable, *sys.argv])
 
 
 def make_bundle(folder: Path, tree: str) -> None:
@@ -162,7 +151,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--json", metavar="FILE", help="also write samples and machine there")
     args = parser.parse_args()
-    own_namespace()
+    unified = "/sys/fs/cgroup/unified"  # crun makes folders of its own in what it finds there
+    own_namespace(f"umount {unified} 2>/dev/null && mount -t tmpfs none {unified}")
     tree = subprocess.run(
         [str(TOP / "script/debian-tree")], check=True, stdout=subprocess.PIPE, text=True
     ).stdout.strip()
@@ -194,10 +184,7 @@ def main() -> int:
         f"{idle['cpu_ticks']} CPU ticks in 5 s"
     )
     if args.json:
-        machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": sys.version}
-        Path(args.json).write_text(
-            json.dumps({"machine": machine, "idle": idle, "ms": samples}, indent=1) + "\n"
-        )
+        write_json(args.json, {"idle": idle, "ms": samples})
     return 0
 
 

@@ -21,9 +21,7 @@ a mount namespace of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import select
 import statistics
 import subprocess
@@ -33,27 +31,18 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
+from common import TOP, own_namespace, spread, write_json
+
 sys.path.insert(0, str(TOP / "tests/functional"))
 
-import images  # noqa: E402
-from instances import Registry  # noqa: E402
+import images
+from instances import Registry
 
 MIB = 1024 * 1024
 
 # Ratio to what podman takes for the first import of the same round, at most.
 GOALS = {"first": 0.40, "again": 0.15, "95 %": 0.25}
 PEAK = 128 * MIB
-
-
-def own_namespace() -> None:
-    """Run this program again in a private mount namespace: podman's mounts stay in it."""
-    if os.environ.get("SILO_BENCH_NAMESPACE"):
-        return
-    inner = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
-    argv = ["unshare", "-m", "--propagation", "private", "sh", "-c", inner, "sh"]
-    os.environ["SILO_BENCH_NAMESPACE"] = "1"
-    os.execvp("unshare", [*argv, sys.executable, *sys.argv])
 
 
 # -- one program, measured ---------------------------------------------------------------
@@ -230,12 +219,6 @@ def measure_all(args, registry: Registry, folder: str) -> dict[str, list[dict[st
 # -- report ----------------------------------------------------------------------------------
 
 
-def spread(values: list[float], digits: int = 2) -> str:
-    """median (smallest-largest)"""
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-
-
 def ratios(rounds: list[dict[str, Sample]], one: str, other: str) -> list[float]:
     return [samples[one].seconds / samples[other].seconds for samples in rounds]
 
@@ -276,7 +259,7 @@ def main() -> int:
     parser.add_argument("--dir", help="where the stores are made; default: $TMPDIR")
     parser.add_argument("--json", metavar="FILE", help="also write samples and machine there")
     args = parser.parse_args()
-    own_namespace()
+    own_namespace("umount /sys/fs/cgroup/unified 2>/dev/null")  # podman's mounts stay in it
     layouts = images.layouts()
     with tempfile.TemporaryDirectory(prefix="silo-bench-", dir=args.dir) as folder:
         registry = Registry(folder)
@@ -295,16 +278,12 @@ def main() -> int:
         good = "met" if one["ratio"] <= one["goal"] else "MISSED"
         print(f"{good:7}{one['case']}; {one['step']}: {one['ratio']:.2f}, goal {one['goal']:.2f}")
     if args.json:
-        machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": sys.version}
         shape = {name: images.describe(layouts[name]) for name in layouts}
         samples = {
             title: [{step: asdict(s) for step, s in one.items()} for one in case]
             for title, case in rounds.items()
         }
-        text = json.dumps(
-            {"machine": machine, "images": shape, "samples": samples, "verdicts": found}, indent=1
-        )
-        Path(args.json).write_text(text + "\n")
+        write_json(args.json, {"images": shape, "samples": samples, "verdicts": found})
     return 0
 
 
