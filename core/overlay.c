@@ -238,6 +238,10 @@ overlay_build (const struct silo_overlay *overlay, int *ret_fd, struct silo_erro
 		r = overlay_layer (fs, "lowerdir+", overlay->lower, err);
 	if (r == 0 && overlay->data)
 		r = overlay_add_data (fs, overlay->data, err);
+	/* Else lower files seem to be on another device than their folders ("tar
+	 * --one-file-system" leaves them out), and folders have other numbers than readdir says. */
+	if (r == 0 && !readonly)
+		r = overlay_option (fs, "overlay", "xino=on", err);
 	if (r == 0 && !readonly)
 		r = overlay_base (overlay, &base, err);
 	if (r == 0 && !readonly)

@@ -384,6 +384,20 @@ xattr_hidden (const char *name)
 	return strncmp (name, "trusted.overlay.", 16) == 0;
 }
 
+/* Of a kind that a file can have?  The kernel does not ask only for those. */
+static bool
+xattr_possible (const char *name)
+{
+	static const char *const prefixes[] = { "user.", "trusted.", "security.",
+						"system.posix_acl_" };
+
+	for (size_t i = 0; i < sizeof (prefixes) / sizeof (prefixes[0]); i++) {
+		if (strncmp (name, prefixes[i], strlen (prefixes[i])) == 0)
+			return true;
+	}
+	return false;
+}
+
 struct xattr_search {
 	const char *name;
 	bool found;
@@ -422,8 +436,8 @@ serve_getxattr (fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 	struct xattr_search search = { .name = name };
 	struct silo_error err = { 0 };
 
-	if (xattr_hidden (name)) {
-		fuse_reply_err (req, ENODATA);
+	if (xattr_hidden (name) || !xattr_possible (name)) {
+		fuse_reply_err (req, xattr_hidden (name) ? ENODATA : EOPNOTSUPP);
 		return;
 	}
 	if (silo_meta_xattrs (share->meta, nid, xattr_match, &search, &err) < 0)
