@@ -4,7 +4,7 @@
  * Tries things rather than reading version numbers; changes nothing outside
  * the state folder's run/, and needs no daemon.
  */
-#include "core.h"
+#include "overlay.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -119,6 +119,32 @@ check_state (struct doctor *doctor, struct core *core)
 		finding (doctor, VERDICT_FAIL, "runner", "%s: %s", path, strerror (errno));
 }
 
+/* Which of the ways that overlay.c knows this kernel takes. */
+static void
+check_overlays (struct doctor *doctor, struct core *core)
+{
+	struct overlay_can can;
+	struct silo_error err;
+	char folder[4096];
+
+	int r = silo_state_path (&core->host, "run/doctor", folder, sizeof (folder), &err);
+	if (r == 0)
+		r = files_mkdir (folder, &err);
+	if (r == 0)
+		r = overlay_probe (folder, &can, &err);
+	files_remove (folder, NULL);
+	if (r < 0)
+		finding (doctor, VERDICT_WARN, "overlays", "%s", err.msg);
+	else
+		finding (doctor, VERDICT_OK, "overlays", "%s, %s",
+			 can.detached ? "of detached mounts"
+				      : "of mounts attached in a namespace for a moment (before "
+					"Linux 6.15; slower to mount)",
+			 can.data ? "with data-only layers"
+				  : "without data-only layers (before Linux 6.5), which rootfs "
+				    "erofs needs");
+}
+
 /* How many instances of a kind work; the first is what the daemon would use. */
 static void
 check_instances (struct doctor *doctor, struct core *core, struct instance_list *list)
@@ -172,6 +198,7 @@ examine (struct cli *cli, struct doctor *doctor)
 	}
 	finding (doctor, VERDICT_OK, "configuration", "%s", core->config->path);
 	check_state (doctor, core);
+	check_overlays (doctor, core);
 	check_instances (doctor, core, &core->wiring.rootfs);
 	check_instances (doctor, core, &core->wiring.container);
 	core_close (core);

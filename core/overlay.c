@@ -4,14 +4,30 @@
  * file system mounted at no path, and a container's private view of a shared
  * read-only tree (an overlay with a tmpfs or disk upper).  Everything is built
  * detached and attached to its target last, so that a failure half way leaves
- * nothing.  Any thread; no state.
+ * nothing.  Where the kernel refuses layers that are attached nowhere, the same
+ * is done in a mount namespace for a moment (overlay-space.c).  Any thread; no
+ * state: a refused first try costs a few system calls, remembering would save
+ * nothing that counts beside the second.
  */
-#include "core.h"
+#include "overlay.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+
+/* How a thread names its process' descriptor to the kernel: short, and without any of the
+ * characters that overlay's options give a meaning to. */
+#define FD_PATH "/proc/self/fd/%d"
+
+/* One try to make what is then attached to the target. */
+struct attempt {
+	const struct silo_overlay *overlay;
+	int lower;
+	bool attached; /* to the namespace of this thread: layers can be named by path */
+	int fd;        /* the result; -1: none yet */
+};
 
 #define OVERLAY_ATTR (MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOATIME)
 
@@ -95,18 +111,20 @@ silo_fs_mount (const char *type, const char *const *options, int *ret_fd, struct
 	return overlay_finish (fs, type, OVERLAY_ATTR, ret_fd, err);
 }
 
-/* Give the overlay a layer by descriptor.  Kernels before 6.13 take only paths. */
+/* Kernels before Linux 6.13 know layers by path only. */
 static int
-overlay_layer (int fs, const char *key, int fd, struct silo_error *err)
+overlay_layer (int fs, const struct attempt *attempt, const char *key, int fd,
+	       struct silo_error *err)
 {
 	char path[32];
+	int r;
 
-	if (fsconfig (fs, FSCONFIG_SET_FD, key, NULL, fd) == 0)
-		return 0;
-	snprintf (path, sizeof (path), "/proc/self/fd/%d", fd);
-	if (fsconfig (fs, FSCONFIG_SET_STRING, key, path, 0) < 0)
-		return overlay_fail (fs, errno, err, "overlay", key);
-	return 0;
+	snprintf (path, sizeof (path), FD_PATH, fd);
+	if (attempt->attached)
+		r = fsconfig (fs, FSCONFIG_SET_STRING, key, path, 0);
+	else
+		r = fsconfig (fs, FSCONFIG_SET_FD, key, NULL, fd);
+	return r < 0 ? overlay_fail (fs, errno, err, "overlay", key) : 0;
 }
 
 /* The root of an overlay looks as its upper folder does: make that one look like the
@@ -154,8 +172,10 @@ overlay_copy_root (int lower, int upper, struct silo_error *err)
 
 /* The folder that will hold "upper" and "work": a fresh tmpfs, or `scratch`. */
 static int
-overlay_base (const struct silo_overlay *overlay, int *ret_base, struct silo_error *err)
+overlay_base (const struct attempt *attempt, int *ret_base, struct silo_error *err)
 {
+	const struct silo_overlay *overlay = attempt->overlay;
+
 	if (overlay->upper == SILO_UPPER_DISK) {
 		int fd = open (overlay->scratch, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		if (fd < 0)
@@ -170,7 +190,30 @@ overlay_base (const struct silo_overlay *overlay, int *ret_base, struct silo_err
 	snprintf (size, sizeof (size), "size=%lld", (long long) overlay->upper_size);
 	snprintf (inodes, sizeof (inodes), "nr_inodes=%lld", (long long) n_inodes);
 	const char *const options[] = { "source=silo", "mode=0700", size, inodes, NULL };
-	return silo_fs_mount ("tmpfs", options, ret_base, err);
+	_cleanup_close_ int fd = -1;
+	int r = silo_fs_mount ("tmpfs", options, &fd, err);
+	if (r == 0 && attempt->attached)
+		r = overlay_attach (fd, overlay->target, err);
+	if (r < 0)
+		return r;
+	*ret_base = silo_steal_fd (&fd);
+	return 0;
+}
+
+/* A first try that the kernel (Linux 6.13, 6.14) refused late has left its folders in
+ * `scratch`, marked as never to be mounted again; nothing was written to them. */
+static void
+overlay_unmark (int base)
+{
+	static const char *const marks[] = { "work/work/incompat/volatile/dirty",
+					     "work/work/incompat/volatile",
+					     "work/work/incompat",
+					     "work/work",
+					     "work",
+					     "upper" };
+
+	for (size_t i = 0; i < ARRAY_SIZE (marks); i++)
+		unlinkat (base, marks[i], i == 0 ? 0 : AT_REMOVEDIR);
 }
 
 static int
@@ -187,45 +230,63 @@ overlay_subdir (int base, const char *name, int *ret_fd, struct silo_error *err)
 }
 
 static int
-overlay_add_upper (int fs, const struct silo_overlay *overlay, int base, struct silo_error *err)
+overlay_add_upper (int fs, const struct attempt *attempt, int base, struct silo_error *err)
 {
 	_cleanup_close_ int upper = -1, work = -1;
+
+	if (attempt->attached)
+		overlay_unmark (base);
 	int r = overlay_subdir (base, "upper", &upper, err);
 
 	if (r == 0)
 		r = overlay_subdir (base, "work", &work, err);
 	if (r == 0)
-		r = overlay_copy_root (overlay->lower, upper, err);
+		r = overlay_copy_root (attempt->lower, upper, err);
 	if (r == 0)
-		r = overlay_layer (fs, "upperdir", upper, err);
+		r = overlay_layer (fs, attempt, "upperdir", upper, err);
 	if (r == 0)
-		r = overlay_layer (fs, "workdir", work, err);
+		r = overlay_layer (fs, attempt, "workdir", work, err);
 	/* What is written dies with the mount: there is nothing to make durable. */
-	if (r == 0 && overlay->upper == SILO_UPPER_DISK)
+	if (r == 0 && attempt->overlay->upper == SILO_UPPER_DISK)
 		r = overlay_option (fs, "overlay", "volatile", err);
 	return r;
 }
 
+/* The read-only layers.  "lowerdir+" and "datadir+" are from Linux 6.7, "a::b" is from 6.5, and
+ * before that there are no data-only layers. */
 static int
-overlay_add_data (int fs, const char *data, struct silo_error *err)
+overlay_add_lower (int fs, const struct attempt *attempt, struct silo_error *err)
 {
-	_cleanup_close_ int fd = open (data, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char paths[96];
 
-	if (fd < 0)
-		return silo_fail_sys (err, errno, "objects folder %s", data);
+	if (!attempt->overlay->data && attempt->attached)
+		return overlay_layer (fs, attempt, "lowerdir", attempt->lower, err);
+	if (!attempt->overlay->data)
+		return overlay_layer (fs, attempt, "lowerdir+", attempt->lower, err);
 
+	_cleanup_close_ int data =
+	    open (attempt->overlay->data, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (data < 0)
+		return silo_fail_sys (err, errno, "objects folder %s", attempt->overlay->data);
 	/* Redirects to data are followed only with metacopy. */
 	int r = overlay_option (fs, "overlay", "metacopy=on", err);
 	if (r < 0)
 		return r;
-	return overlay_layer (fs, "datadir+", fd, err);
+	if (!attempt->attached) {
+		r = overlay_layer (fs, attempt, "lowerdir+", attempt->lower, err);
+		return r < 0 ? r : overlay_layer (fs, attempt, "datadir+", data, err);
+	}
+	snprintf (paths, sizeof (paths), FD_PATH "::" FD_PATH, attempt->lower, data);
+	if (fsconfig (fs, FSCONFIG_SET_STRING, "lowerdir", paths, 0) < 0)
+		return overlay_fail (fs, errno, err, "overlay", "lower and data-only layer");
+	return 0;
 }
 
 /* Build the overlay, attached nowhere yet. */
 static int
-overlay_build (const struct silo_overlay *overlay, int *ret_fd, struct silo_error *err)
+overlay_build (struct attempt *attempt, struct silo_error *err)
 {
-	bool readonly = overlay->upper == SILO_UPPER_NONE;
+	bool readonly = attempt->overlay->upper == SILO_UPPER_NONE;
 	_cleanup_close_ int fs = -1;
 	_cleanup_close_ int base = -1; /* a detached tmpfs dies with it: open until fsmount */
 	int r = overlay_open ("overlay", &fs, err);
@@ -235,39 +296,102 @@ overlay_build (const struct silo_overlay *overlay, int *ret_fd, struct silo_erro
 	if (r == 0)
 		r = overlay_option (fs, "overlay", "redirect_dir=on", err);
 	if (r == 0)
-		r = overlay_layer (fs, "lowerdir+", overlay->lower, err);
-	if (r == 0 && overlay->data)
-		r = overlay_add_data (fs, overlay->data, err);
+		r = overlay_add_lower (fs, attempt, err);
 	/* Else lower files seem to be on another device than their folders ("tar
 	 * --one-file-system" leaves them out), and folders have other numbers than readdir says. */
 	if (r == 0 && !readonly)
 		r = overlay_option (fs, "overlay", "xino=on", err);
 	if (r == 0 && !readonly)
-		r = overlay_base (overlay, &base, err);
+		r = overlay_base (attempt, &base, err);
 	if (r == 0 && !readonly)
-		r = overlay_add_upper (fs, overlay, base, err);
+		r = overlay_add_upper (fs, attempt, base, err);
 	if (r == 0 && readonly)
 		r = overlay_option (fs, "overlay", "ro", err);
 	if (r < 0)
 		return r;
 	return overlay_finish (fs, "overlay", OVERLAY_ATTR | (readonly ? MOUNT_ATTR_RDONLY : 0),
-			       ret_fd, err);
+			       &attempt->fd, err);
+}
+
+static int
+overlay_copy (int lower, int *ret_fd, struct silo_error *err)
+{
+	int fd = open_tree (lower, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+
+	if (fd < 0)
+		return silo_fail_sys (err, errno, "bind mount of the image");
+	*ret_fd = fd;
+	return 0;
 }
 
 /* A tree that is complete by itself needs no overlay to be seen read-only. */
 static int
-overlay_clone (int lower, int *ret_fd, struct silo_error *err)
+overlay_bind (struct attempt *attempt, struct silo_error *err)
 {
 	struct mount_attr attr = { .attr_set = OVERLAY_ATTR | MOUNT_ATTR_RDONLY,
 				   .attr_clr = MOUNT_ATTR__ATIME };
-	_cleanup_close_ int fd =
-	    open_tree (lower, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+	_cleanup_close_ int fd = -1;
 
-	if (fd < 0)
-		return silo_fail_sys (err, errno, "bind mount of the image");
+	int r = overlay_copy (attempt->lower, &fd, err);
+	if (r < 0)
+		return r;
 	if (mount_setattr (fd, "", AT_EMPTY_PATH, &attr, sizeof (attr)) < 0)
 		return silo_fail_sys (err, errno, "read-only bind mount of the image");
-	*ret_fd = silo_steal_fd (&fd);
+	attempt->fd = silo_steal_fd (&fd);
+	return 0;
+}
+
+static int
+overlay_try (struct attempt *attempt, struct silo_error *err)
+{
+	if (attempt->overlay->upper == SILO_UPPER_NONE && !attempt->overlay->data)
+		return overlay_bind (attempt, err);
+	return overlay_build (attempt, err);
+}
+
+/* On the thread that has a mount namespace of its own. */
+static int
+overlay_try_attached (void *arg, struct silo_error *err)
+{
+	struct attempt *attempt = arg;
+	const struct silo_overlay *overlay = attempt->overlay;
+	_cleanup_close_ int lower = attempt->lower;
+	int r;
+
+	if (lower >= 0)
+		r = overlay_attach (lower, overlay->target, err);
+	else
+		r = overlay_borrow (overlay->lower, overlay->target, &lower, err);
+	attempt->lower = lower;
+	return r < 0 ? r : overlay_try (attempt, err);
+}
+
+/* What goes on the target, and whether it took the second way. */
+static int
+overlay_make (const struct silo_overlay *overlay, bool *ret_attached, int *ret_fd,
+	      struct silo_error *err)
+{
+	struct attempt attempt = { .overlay = overlay, .lower = overlay->lower, .fd = -1 };
+	struct silo_error why = { 0 };
+
+	int r = overlay_try (&attempt, &why);
+	/* EINVAL is what older kernels say to all of it: keys and kinds of values that they do
+	 * not know, and mounts that are attached nowhere. */
+	if (r < 0 && why.sys == EINVAL) {
+		attempt.attached = true;
+		attempt.lower = -1;
+		/* A plain folder can be copied here, and not in another namespace. */
+		overlay_copy (overlay->lower, &attempt.lower, NULL);
+		memset (&why, 0, sizeof (why));
+		r = overlay_space (overlay_try_attached, &attempt, &why);
+	}
+	if (r < 0) {
+		if (err)
+			*err = why;
+		return r;
+	}
+	*ret_attached = attempt.attached;
+	*ret_fd = attempt.fd;
 	return 0;
 }
 
@@ -275,15 +399,46 @@ int
 silo_overlay_mount (const struct silo_overlay *overlay, struct silo_error *err)
 {
 	_cleanup_close_ int fd = -1;
-	int r;
+	bool attached;
 
-	if (overlay->upper == SILO_UPPER_NONE && !overlay->data)
-		r = overlay_clone (overlay->lower, &fd, err);
-	else
-		r = overlay_build (overlay, &fd, err);
+	int r = overlay_make (overlay, &attached, &fd, err);
+	return r < 0 ? r : overlay_attach (fd, overlay->target, err);
+}
+
+/* An overlay of empty folders, which goes at once. */
+static int
+overlay_probe_one (const struct silo_overlay *overlay, bool *ret_attached, struct silo_error *err)
+{
+	_cleanup_close_ int fd = -1;
+
+	return overlay_make (overlay, ret_attached, &fd, err);
+}
+
+int
+overlay_probe (const char *folder, struct overlay_can *ret, struct silo_error *err)
+{
+	static const char *const options[] = { "source=silo", NULL };
+	char target[PATH_MAX], data[PATH_MAX];
+	_cleanup_close_ int lower = -1;
+	struct silo_error ignored;
+	bool attached, again;
+
+	if (snprintf (target, sizeof (target), "%s/target", folder) >= PATH_MAX ||
+	    snprintf (data, sizeof (data), "%s/data", folder) >= PATH_MAX)
+		return silo_fail (err, SILO_RANGE, "folder %s: too long", folder);
+	if (mkdir (target, 0700) < 0 || mkdir (data, 0700) < 0)
+		return silo_fail_sys (err, errno, "folders below %s", folder);
+	int r = silo_fs_mount ("tmpfs", options, &lower, err);
 	if (r < 0)
 		return r;
-	if (move_mount (fd, "", AT_FDCWD, overlay->target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
-		return silo_fail_sys (err, errno, "mount on %s", overlay->target);
+	struct silo_overlay overlay = {
+		.lower = lower, .upper = SILO_UPPER_TMPFS, .upper_size = 1 << 20, .target = target
+	};
+	r = overlay_probe_one (&overlay, &attached, err);
+	if (r < 0)
+		return r;
+	overlay.data = data;
+	*ret = (struct overlay_can){ .detached = !attached,
+				     .data = overlay_probe_one (&overlay, &again, &ignored) == 0 };
 	return 0;
 }

@@ -63,7 +63,9 @@ struct silo_overlay {
 };
 
 /* Mount it on overlay->target (without device nodes and set-id, which need privileges that
- * no container has).  umount2 (target, MNT_DETACH) ends it, the tmpfs included. */
+ * no container has).  umount2 (target, MNT_DETACH) ends it, the tmpfs included.  Kernels before
+ * 6.15 need layers to be attached: they are, for a moment, where nobody sees them, and the
+ * descriptor `lower` then names another mount of the same tree. */
 SILO_API int silo_overlay_mount (const struct silo_overlay *overlay, struct silo_error *err);
 
 #ifdef __cplusplus

@@ -31,6 +31,11 @@ silo_conform_SOURCES += \
 	%D%/image-compare.c
 silo_conform_CPPFLAGS = $(test_cppflags)
 
+# Runs a suite as if on an older kernel.
+check_PROGRAMS += %D%/old-kernel
+%C%_old_kernel_SOURCES = %D%/old-kernel.c
+%C%_old_kernel_LDADD =
+
 # KIND-NAME.sh runs the suite of KIND on plugin NAME.
 conform_scripts =
 if WITH_STORAGE_SQLITE
@@ -55,9 +60,11 @@ endif
 
 if WITH_ROOTFS_EROFS
 conform_scripts += %D%/rootfs-erofs.sh %D%/rootfs-erofs-disk.sh %D%/rootfs-erofs-loop.sh
+conform_scripts += %D%/rootfs-erofs-old.sh %D%/rootfs-erofs-old-disk.sh
 endif
 if WITH_ROOTFS_FUSE
 conform_scripts += %D%/rootfs-fuse.sh %D%/rootfs-fuse-disk.sh %D%/rootfs-fuse-threads.sh
+conform_scripts += %D%/rootfs-fuse-old.sh
 endif
 
 if WITH_CONTENT_DIR
@@ -84,6 +91,9 @@ EXTRA_DIST += \
 	%D%/rootfs-erofs.sh \
 	%D%/rootfs-erofs-disk.sh \
 	%D%/rootfs-erofs-loop.sh \
+	%D%/rootfs-erofs-old.sh \
+	%D%/rootfs-erofs-old-disk.sh \
+	%D%/rootfs-fuse-old.sh \
 	%D%/rootfs-fuse.sh \
 	%D%/rootfs-fuse-disk.sh \
 	%D%/rootfs-fuse-threads.sh
