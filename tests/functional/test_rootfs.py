@@ -316,13 +316,6 @@ def test_random_operations(silo, rootfs):
     silo.clean()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 7))
-def test_many_random_operations(silo, rootfs, seed):
-    compare(silo, rootfs, seed, 10000)
-    silo.clean()
-
-
 def test_as_overlayfs_documents(silo, rootfs):
     """What is otherwise than on a plain file system, and must not become worse."""
     root = silo.mount("source", rootfs, "--rw")
@@ -499,7 +492,7 @@ def test_pressure(silo, rootfs):
 
 @pytest.mark.slow
 def test_long_pressure(silo, rootfs):
-    press(silo, rootfs, 40)
+    press(silo, rootfs, 10)
 
 
 # -- the end of mounts in use ------------------------------------------------------------
