@@ -136,13 +136,22 @@ class Side:
             os.close(fd)
 
     def do_copy(self, source, target):
-        with open(source, "rb") as a, open(target, "r+b") as b:
-            try:
-                return os.copy_file_range(a.fileno(), b.fileno(), 1 << 20, 100, 50)
-            except OSError as e:
-                if e.errno != errno.EXDEV:
-                    raise
-                return os.pwrite(b.fileno(), os.pread(a.fileno(), 1 << 20, 100), 50)
+        more = os.O_NONBLOCK | os.O_CLOEXEC
+        a = os.open(source, os.O_RDONLY | more)
+        try:
+            b = os.open(target, os.O_RDWR | more)
+        except OSError:
+            os.close(a)
+            raise
+        try:
+            return os.copy_file_range(a, b, 1 << 20, 100, 50)
+        except OSError as e:
+            if e.errno != errno.EXDEV:
+                raise
+            return os.pwrite(b, os.pread(a, 1 << 20, 100), 50)
+        finally:
+            os.close(a)
+            os.close(b)
 
     # -- files that stay open --
 
