@@ -65,6 +65,7 @@ endif
 if WITH_ROOTFS_FUSE
 conform_scripts += %D%/rootfs-fuse.sh %D%/rootfs-fuse-disk.sh %D%/rootfs-fuse-threads.sh
 conform_scripts += %D%/rootfs-fuse-old.sh
+conform_scripts += %D%/rootfs-fuse-passthrough.sh
 endif
 
 if WITH_CONTENT_DIR
@@ -96,4 +97,5 @@ EXTRA_DIST += \
 	%D%/rootfs-fuse-old.sh \
 	%D%/rootfs-fuse.sh \
 	%D%/rootfs-fuse-disk.sh \
+	%D%/rootfs-fuse-passthrough.sh \
 	%D%/rootfs-fuse-threads.sh

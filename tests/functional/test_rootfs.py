@@ -518,7 +518,7 @@ def start_readers(silo, root, n=3):
 
 
 def test_unmount_while_busy(silo, rootfs):
-    """It goes at once; who has files of it open reads on, or gets an error."""
+    """It goes at once; who has a large file of it open reads on."""
     root = silo.mount("load", rootfs)
     name = max(silo.sums, key=lambda p: os.stat(root / p).st_size)
     readers = start_readers(silo, root)
@@ -526,13 +526,8 @@ def test_unmount_while_busy(silo, rootfs):
     try:
         silo.umount(root)
         assert silo.mounts() == []
-        if rootfs == "erofs":
-            assert hashlib.sha256(os.pread(fd, 4 << 20, 0)).hexdigest() == silo.sums[name]
-        else:
-            with pytest.raises(OSError, match="not connected"):
-                os.fstat(fd)
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.pread(fd, 4 << 20, 0)
+        # By rootfs/fuse, too: a large file is passed through to its object.
+        assert hashlib.sha256(os.pread(fd, 4 << 20, 0)).hexdigest() == silo.sums[name]
     finally:
         os.close(fd)
     for reader in readers:

@@ -191,6 +191,13 @@ static const struct silo_option options[] = {
 	  .min = 1,
 	  .max = 65536,
 	  .help = "objects kept open, of all images together" },
+	{ .name = "passthrough",
+	  .type = SILO_CHOICE,
+	  .offset = offsetof (struct fuse, passthrough),
+	  .def = "auto",
+	  .choices = "auto yes no",
+	  .help =
+	      "the kernel reads objects itself where it can: of files from 128 KiB, all, none" },
 	{ .name = NULL },
 };
 

@@ -2,9 +2,11 @@
 /*
  * fuse.h - the map of this plugin: fuse.c (options, mounts), share.c (one FUSE
  * mount per image and the threads that serve it), serve.c (the requests),
- * object.c (open objects), watch.c (has somebody unmounted it?), probe.c.
+ * pass.c (passthrough), object.c (open objects), watch.c (has somebody
+ * unmounted it?), probe.c.
  *
- * Lock order: fuse->lock, then share->lock; objects->lock is taken alone.
+ * Lock order: fuse->lock, then share->lock; those of pass.c and object.c are
+ * taken alone.
  */
 #ifndef FUSE_H
 #define FUSE_H
@@ -36,6 +38,8 @@ void objects_close (struct objects *objects);
 int object_get (struct objects *objects, struct silo_instance *content,
 		const struct silo_meta_inode *inode, struct object **ret, struct silo_error *err);
 int object_fd (const struct object *object);
+/* Is it a file of a store, not a copy that lives as long as its descriptor? */
+bool object_named (const struct object *object);
 void object_put (struct objects *objects, struct object *object);
 
 /* -- share.c: one FUSE mount per image ------------------------------------ */
@@ -64,9 +68,10 @@ struct share {
 	struct silo_meta *meta;
 	uint64_t root; /* its root's number in the metadata file */
 	struct fuse_session *session;
-	int fd;   /* root of the FUSE mount, which is attached nowhere */
-	int stop; /* eventfd: the threads shall end */
-	int done; /* eventfd: they have ended; stays readable */
+	struct pass *pass; /* NULL: not wanted */
+	int fd;            /* root of the FUSE mount, which is attached nowhere */
+	int stop;          /* eventfd: the threads shall end */
+	int done;          /* eventfd: they have ended; stays readable */
 	struct worker *workers;
 	size_t n_workers;
 	bool no_open, no_opendir; /* set by the INIT request, before any other */
@@ -98,6 +103,25 @@ extern const struct fuse_lowlevel_ops serve_ops;
 /* What to agree on with the kernel; part of serve_ops. */
 void serve_init (void *userdata, struct fuse_conn_info *conn);
 
+/* -- pass.c: files whose reads the kernel passes on to their objects ------- */
+
+enum passthrough { PASSTHROUGH_AUTO, PASSTHROUGH_YES, PASSTHROUGH_NO };
+
+struct pass;
+struct pass_inode;
+
+struct pass *pass_new (void);
+void pass_free (struct pass *pass);
+/* Use the session on this descriptor of /dev/fuse, which it owns then.  False: libfuse cannot. */
+bool pass_session (struct share *share, int device);
+/* Every request, before it is answered: the first one says whether the kernel can. */
+void pass_request (struct pass *pass, const void *request, size_t len);
+/* Somebody opens a file.  SILO_UNIMPLEMENTED: no passthrough here.  *ret is NULL for a file that
+ * is always read by requests. */
+int pass_open (struct share *share, uint64_t nid, struct pass_inode **ret, struct silo_error *err);
+void pass_close (struct share *share, struct pass_inode *inode);
+int pass_reply (fuse_req_t req, struct pass_inode *inode);
+
 /* -- watch.c --------------------------------------------------------------- */
 
 /* The kernel's number of what is mounted at path. */
@@ -122,6 +146,7 @@ struct fuse {
 	int64_t upper_size;
 	int64_t threads;
 	int64_t open_files;
+	int64_t passthrough; /* enum passthrough */
 
 	uint32_t magic;
 	struct silo_host *host;

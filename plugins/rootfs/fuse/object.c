@@ -20,6 +20,7 @@ struct object {
 	struct silo_instance *content;
 	struct silo_digest digest;
 	int fd;
+	bool named;
 	size_t users;
 };
 
@@ -143,7 +144,7 @@ objects_free (struct objects *objects)
 /* Without the lock: a store may have to fetch it first. */
 static int
 object_open (struct silo_instance *content, const struct silo_meta_inode *inode, int *ret_fd,
-	     struct silo_error *err)
+	     bool *ret_named, struct silo_error *err)
 {
 	char hex[SILO_DIGEST_HEX + 1];
 	struct stat st;
@@ -163,6 +164,7 @@ object_open (struct silo_instance *content, const struct silo_meta_inode *inode,
 		return r;
 	}
 	*ret_fd = fd;
+	*ret_named = st.st_nlink > 0;
 	return 0;
 }
 
@@ -206,7 +208,7 @@ object_get (struct objects *objects, struct silo_instance *content,
 	object->content = content;
 	object->digest = inode->object;
 	object->users = 1;
-	int r = object_open (content, inode, &object->fd, err);
+	int r = object_open (content, inode, &object->fd, &object->named, err);
 	if (r < 0) {
 		free (object);
 		return r;
@@ -219,6 +221,12 @@ int
 object_fd (const struct object *object)
 {
 	return object->fd;
+}
+
+bool
+object_named (const struct object *object)
+{
+	return object->named;
 }
 
 void

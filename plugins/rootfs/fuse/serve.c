@@ -193,19 +193,50 @@ serve_readlink (fuse_req_t req, fuse_ino_t ino)
 
 /* -- files -- */
 
+/* False: there is no passthrough. */
+static bool
+serve_open_pass (fuse_req_t req, fuse_ino_t ino)
+{
+	struct share *share = fuse_req_userdata (req);
+	uint64_t nid = serve_nid (share, ino);
+	struct silo_error err = { 0 };
+	struct pass_inode *inode;
+
+	int r = share->pass ? pass_open (share, nid, &inode, &err) : SILO_UNIMPLEMENTED;
+	if (r == SILO_UNIMPLEMENTED)
+		return false;
+	if (r < 0)
+		serve_error (req, nid, &err);
+	else if (pass_reply (req, inode) == -ENOENT)
+		pass_close (share, inode); /* who opened it has been killed */
+	return true;
+}
+
 /* ENOSYS tells the kernel never to ask again, and to cache as below. */
 static void
 serve_open (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	const struct share *share = fuse_req_userdata (req);
-	(void) ino;
 
+	if (serve_open_pass (req, ino))
+		return;
 	if (share->no_open) {
 		fuse_reply_err (req, ENOSYS);
 		return;
 	}
 	fi->keep_cache = 1;
 	fuse_reply_open (req, fi);
+}
+
+static void
+serve_release (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct share *share = fuse_req_userdata (req);
+	(void) ino;
+
+	if (share->pass)
+		pass_close (share, (struct pass_inode *) (uintptr_t) fi->fh); /* NOLINT */
+	fuse_reply_err (req, 0);
 }
 
 static void
@@ -501,6 +532,7 @@ const struct fuse_lowlevel_ops serve_ops = {
 	.getattr = serve_getattr,
 	.readlink = serve_readlink,
 	.open = serve_open,
+	.release = serve_release,
 	.opendir = serve_opendir,
 	.read = serve_read,
 	.readdir = serve_readdir,

@@ -71,6 +71,8 @@ worker_main (void *arg)
 		n = worker_read (share, worker->request);
 		if (n <= 0)
 			continue;
+		if (share->pass)
+			pass_request (share->pass, worker->request, (size_t) n);
 		const struct fuse_buf request = { .mem = worker->request, .size = (size_t) n };
 		fuse_session_process_buf (share->session, &request);
 	}
@@ -144,6 +146,8 @@ share_session (struct share *share, const struct fuse_lowlevel_ops *ops, int dev
 	fuse_opt_free_args (&args);
 	if (!share->session)
 		return silo_fail_nomem (err);
+	if (share->pass && pass_session (share, device))
+		return 0;
 	snprintf (path, sizeof (path), "/dev/fd/%d", device);
 	if (fuse_session_mount (share->session, path) != 0)
 		return silo_fail (err, SILO_INTERNAL, "libfuse refuses descriptor %d", device);
@@ -180,9 +184,11 @@ share_new (struct fuse *self, const char *path, struct share **ret, struct silo_
 	share->stop = eventfd (0, EFD_CLOEXEC);
 	share->done = eventfd (0, EFD_CLOEXEC);
 	share->path = strdup (path);
+	share->pass = self->passthrough != PASSTHROUGH_NO ? pass_new () : NULL;
 	pthread_mutex_init (&share->lock, NULL);
-	if (share->stop < 0 || share->done < 0 || !share->path) {
-		int sys = share->path ? errno : ENOMEM;
+	if (share->stop < 0 || share->done < 0 || !share->path ||
+	    (self->passthrough != PASSTHROUGH_NO && !share->pass)) {
+		int sys = share->stop < 0 || share->done < 0 ? errno : ENOMEM;
 		share_free (share);
 		return silo_fail_sys (err, sys, "image %s", path);
 	}
@@ -212,6 +218,7 @@ share_free (struct share *share)
 	/* Closes /dev/fuse, which ends the file system for those who still use it. */
 	if (share->session)
 		fuse_session_destroy (share->session);
+	pass_free (share->pass);
 	close_fd (share->stop);
 	close_fd (share->done);
 	while (share->spares) {
